@@ -1,0 +1,3 @@
+"""Starloom: the processing hub of a community telescope network."""
+
+__version__ = "0.1.0"

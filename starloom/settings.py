@@ -1,0 +1,110 @@
+"""Settings: the one source of configuration, from the environment and the hub's own state file.
+
+Precedence, highest first: ``STARLOOM_*`` environment variables, ``$STARLOOM_HOME/hub.env`` (written with mode
+0600 by ``starloom up`` for the embedded services), the defaults below.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from starloom.errors import BadInput
+
+#: Secrets that appear in documentation or compose examples; production refuses them.
+WELL_KNOWN_SECRETS = frozenset({"", "changeme", "starloom", "secret", "password", "minioadmin"})
+
+
+def default_home() -> Path:
+    """Return ``$STARLOOM_HOME`` or ``~/.starloom``: where embedded services keep state, logs and pids."""
+    return Path(os.environ.get("STARLOOM_HOME") or Path.home() / ".starloom")
+
+
+class Settings(BaseSettings):
+    """Everything that differs between a laptop, one server and many machines."""
+
+    model_config = SettingsConfigDict(env_prefix="STARLOOM_", extra="ignore")
+
+    environment: Literal["development", "production"] = "development"
+    home: Path = Field(default_factory=default_home)
+
+    #: ``s3://PREFIX`` (buckets ``PREFIX-inbox``, ``PREFIX-raw``, ``PREFIX-products``) or ``file:///folder``.
+    lake_url: str = ""
+    #: ``http(s)://host:port`` of the S3 API as the hub's own processes reach it.
+    lake_endpoint: str = ""
+    #: The same store as nodes and browsers reach it: a presigned URL signs its host.
+    lake_public_endpoint: str = ""
+    lake_region: str = "us-east-1"
+    lake_access_key: str = ""
+    lake_secret_key: SecretStr = SecretStr("")
+    #: Object-lock retention of raw frames, days; 0 switches the lock off.
+    lake_raw_lock_days: int = 3650
+
+    #: SQLAlchemy URL; SQLite in the home by default, ``postgresql+psycopg://…`` in production.
+    archive_url: SecretStr = SecretStr("")
+
+    prefect_api_url: str = ""
+    prefect_api_auth_string: SecretStr = SecretStr("")
+    work_pool: str = "starloom"
+
+    #: Cron-free intervals of the scheduled flows, seconds.
+    ingest_interval_s: float = 10.0
+    sweep_interval_s: float = 60.0
+    relay_poll_s: float = 1.0
+    #: A mission that just became COMPLETE waits at most this long for frames still in flight.
+    settle_max_s: float = 900.0
+    #: Late frames coalesce: the next revision opens after this long without a new READY frame.
+    late_quiet_s: float = 600.0
+    lease_s: float = 60.0
+    lease_renew_s: float = 15.0
+    #: Attempts at one event before the mission is FAILED and an alert raised.
+    stack_attempts: int = 3
+    #: Objects no row speaks of are removed after this long (must exceed the lease by far).
+    orphan_grace_s: float = 86400.0
+    #: How long an announced frame that never arrives holds a mission back.
+    announce_ttl_s: float = 3600.0
+    #: Frames per task: a task run costs the Prefect server about 0.4 CPU-s.
+    chunk_size: int = 8
+    stack_threads: int = Field(default_factory=lambda: os.cpu_count() or 1)
+
+    @model_validator(mode="after")
+    def _fill_and_check(self) -> Settings:
+        if not self.lake_url:
+            self.lake_url = (self.home / "lake").absolute().as_uri()
+        if not self.archive_url.get_secret_value():
+            self.archive_url = SecretStr(f"sqlite:///{(self.home / 'archive.sqlite').absolute()}")
+        if self.environment == "production":
+            self._refuse_default_secrets()
+        return self
+
+    def _refuse_default_secrets(self) -> None:
+        if self.lake_url.startswith("s3://"):
+            secret = self.lake_secret_key.get_secret_value()
+            if secret.lower() in WELL_KNOWN_SECRETS:
+                raise BadInput(
+                    "STARLOOM_LAKE_SECRET_KEY is empty or a well-known default",
+                    code="default-secret",
+                    hint="Set a random secret; production refuses the documented ones.",
+                )
+
+    @property
+    def env_file(self) -> Path:
+        """``hub.env`` in the home: endpoints and secrets of the embedded services, mode 0600."""
+        return self.home / "hub.env"
+
+
+def load_settings(home: Path | None = None) -> Settings:
+    """Read the settings for the given home (or the default one).
+
+    Raises
+    ------
+    BadInput
+        A value is missing or refused; the message names the variable.
+    """
+    base = home or default_home()
+    # With pydantic-settings the environment outranks the env file, which outranks the defaults.
+    return Settings(home=base, _env_file=base / "hub.env", _env_file_encoding="utf-8")  # type: ignore[call-arg]
