@@ -107,4 +107,4 @@ def load_settings(home: Path | None = None) -> Settings:
     """
     base = home or default_home()
     # With pydantic-settings the environment outranks the env file, which outranks the defaults.
-    return Settings(home=base, _env_file=base / "hub.env", _env_file_encoding="utf-8")  # type: ignore[call-arg]
+    return Settings(home=base, _env_file=base / "hub.env", _env_file_encoding="utf-8")
