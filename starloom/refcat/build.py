@@ -81,9 +81,7 @@ def _raw(path: Path, hdu: object, dtype: str) -> NDArray[np.generic]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the tool; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description="Build the reference catalogue from an astrometry.net index."
-    )
+    parser = argparse.ArgumentParser(description="Build the reference catalogue from an astrometry.net index.")
     parser.add_argument("index", type=Path, help="index-tycho2-07.littleendian.fits")
     parser.add_argument("out", type=Path, help="tile file to write")
     options = parser.parse_args(arguments)

@@ -55,9 +55,7 @@ class CatalogStars:
 class Refcat(Protocol):
     """A star catalogue that answers cone searches and can feed the plate solver."""
 
-    def cone(
-        self, ra_deg: float, dec_deg: float, radius_deg: float, *, limit: int | None = None
-    ) -> CatalogStars:
+    def cone(self, ra_deg: float, dec_deg: float, radius_deg: float, *, limit: int | None = None) -> CatalogStars:
         """Return the stars within ``radius_deg`` of a point, brightest first, at most ``limit`` of them."""
         ...
 
@@ -113,9 +111,7 @@ class Tycho2:
         """Julian year of the positions."""
         return self._header.epoch
 
-    def cone(
-        self, ra_deg: float, dec_deg: float, radius_deg: float, *, limit: int | None = None
-    ) -> CatalogStars:
+    def cone(self, ra_deg: float, dec_deg: float, radius_deg: float, *, limit: int | None = None) -> CatalogStars:
         """Return the stars within a circle on the sky, brightest first.
 
         Parameters

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from starloom.refcat import default_refcat
+from starloom.sky.field import Sky, field_sky, offset_position
+
+
+def test_catalogue_stars_are_scattered_as_asked() -> None:
+    field = field_sky(343.91, 55.85, 1.5, seed=1, mag_limit=11.0)
+    known = default_refcat().cone(343.91, 55.85, 1.5)
+    assert field.in_catalog.all()
+    assert len(field) == len(known) > 400
+    gap = np.hypot(
+        (field.ra_deg[:, None] - known.ra_deg) * np.cos(np.radians(known.dec_deg)),
+        field.dec_deg[:, None] - known.dec_deg,
+    )
+    nearest = gap.argmin(axis=1)
+    assert np.sqrt((gap.min(axis=1) ** 2).mean() / 2) * 3600 == pytest.approx(0.1, rel=0.1)
+    assert (field.mag - known.mag[nearest]).std() == pytest.approx(0.2, rel=0.15)
+
+
+def test_faint_stars_fill_the_circle_evenly(sky: Sky) -> None:
+    faint = ~sky.in_catalog
+    north = sky.dec_deg[faint] - 55.85
+    east = (sky.ra_deg[faint] - 343.91) * np.cos(np.radians(55.85))
+    assert faint.sum() > 1000
+    assert np.hypot(north, east).max() < 0.61
+    assert (np.hypot(north, east) < 0.6 / np.sqrt(2)).mean() == pytest.approx(0.5, abs=0.04)
+    assert sky.mag[faint].max() <= 16.0
+    assert np.all(np.diff(sky.mag) >= 0)
+
+
+def test_the_seed_decides() -> None:
+    first, again, other = (field_sky(343.91, 55.85, 0.3, seed=s) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first.mag, again.mag)
+    assert len(first) != len(other) or not np.array_equal(first.mag, other.mag)
+
+
+def test_truth_table_round_trip(sky: Sky, tmp_path: Path) -> None:
+    sky.write_csv(tmp_path / "stars.csv")
+    table = np.genfromtxt(tmp_path / "stars.csv", delimiter=",", names=True)
+    np.testing.assert_allclose(table["ra_deg"], sky.ra_deg, atol=1e-8)
+    np.testing.assert_allclose(table["mag"], sky.mag, atol=1e-4)
+    assert table["in_catalog"].sum() == sky.in_catalog.sum()
+
+
+@pytest.mark.parametrize("centre", [(10.0, 0.0), (359.9, 80.0), (200.0, -89.9), (0.0, 90.0)])
+def test_offset_is_the_asked_distance_away(centre: tuple[float, float]) -> None:
+    ra, dec = offset_position(*centre, 10.0, np.linspace(0, 6, 13))
+    a, b = np.radians(dec), np.radians(centre[1])
+    cosine = np.sin(a) * np.sin(b) + np.cos(a) * np.cos(b) * np.cos(np.radians(ra - centre[0]))
+    np.testing.assert_allclose(np.degrees(np.arccos(cosine)), 10.0, atol=1e-9)
