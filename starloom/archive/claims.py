@@ -1,0 +1,372 @@
+"""Claims: who may stack a mission, proven by a lease on the database's clock and an epoch that fences writes.
+
+A claim is a row of ``revision``. Every claim of a mission raises the epoch; what a holder writes is conditional on
+its row still being held, so one that was paused, cut off or declared
+dead publishes nothing when it wakes up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import update
+from sqlmodel import Session, col, func, select
+
+from starloom.archive.engine import Archive
+from starloom.archive.models import (
+    Frame,
+    Mission,
+    Photometry,
+    Product,
+    Revision,
+    RevisionInput,
+    Solution,
+    StatusEvent,
+)
+from starloom.errors import Conflict
+
+HELD = ("claimed", "bound")
+
+
+class AlreadyClaimed(Conflict):
+    """The mission is held by another run, or the event has been dealt with; nothing to do."""
+
+    code = "already-claimed"
+    hint = "Nothing: the run that holds the mission does the work."
+
+
+class LeaseLost(Conflict):
+    """The claim is no longer this holder's; whatever it still does must not be published."""
+
+    code = "lease-lost"
+    hint = "Nothing: the mission has been given to another run, or back to the queue."
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Proof of holding a mission: revision number, epoch and secret token."""
+
+    mission_id: str
+    revision_id: int
+    n: int
+    epoch: int
+    token: str
+
+
+@dataclass(frozen=True)
+class BoundInput:
+    """One exact input of a bound revision."""
+
+    frame: Frame
+    solution: Solution
+    photometry: Photometry
+
+
+@dataclass(frozen=True)
+class NewProduct:
+    """A product to be published."""
+
+    band: str
+    pointing: int
+    sci_key: str
+    sci_version: str | None
+    sha256: str
+    bytes: int
+    preview_key: str | None
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FrameOutcome:
+    """How a frame entered the stack: its weight, scale and, for weight 0, the reason."""
+
+    frame_id: str
+    weight: float | None
+    scale: float | None
+    rejected_fraction: float | None
+    reason: str | None
+
+
+def locked_mission(session: Session, mission_id: str, *, shared: bool = False) -> Mission | None:
+    """Return a mission with its row locked; on SQLite the transaction itself is the lock."""
+    query = select(Mission).where(Mission.id == mission_id).with_for_update(read=shared)
+    return session.exec(query.execution_options(populate_existing=True)).first()
+
+
+def claim(archive: Archive, mission_id: str, event_id: int, holder: str, lease_s: float) -> Claim:
+    """Take a COMPLETE mission for an open event.
+
+    Raises
+    ------
+    AlreadyClaimed
+        The event is not open, or the mission is not COMPLETE or held by a living lease.
+    """
+    with archive.transaction() as session:
+        mission = locked_mission(session, mission_id)
+        event = session.get(StatusEvent, event_id)
+        if mission is None or event is None or event.mission_id != mission_id:
+            raise AlreadyClaimed(f"no mission {mission_id} with event {event_id}", code="no-such-event")
+        if event.state != "open" or mission.status != "COMPLETE":
+            raise AlreadyClaimed(f"mission {mission_id} is {mission.status}, event {event_id} is {event.state}")
+        now = archive.now(session)
+        for held in session.exec(
+            select(Revision).where(Revision.mission_id == mission_id, col(Revision.status).in_(HELD))
+        ):
+            if held.lease_until > now:
+                raise AlreadyClaimed(f"mission {mission_id} is held by {held.holder or 'another run'}")
+            held.status = "expired"
+        session.flush()
+        newest = select(func.max(Revision.n)).where(
+            Revision.mission_id == mission_id, Revision.status == "published"
+        )
+        epochs = select(func.max(Revision.epoch)).where(Revision.mission_id == mission_id)
+        revision = Revision(
+            mission_id=mission_id,
+            n=(session.exec(newest).one() or 0) + 1,
+            epoch=(session.exec(epochs).one() or 0) + 1,
+            event_id=event_id,
+            token=secrets.token_hex(16),
+            holder=holder,
+            claimed_at=now,
+            lease_until=now + timedelta(seconds=lease_s),
+        )
+        session.add(revision)
+        event.state = "claimed"
+        mission.status = "STACKING"
+        session.flush()
+        assert revision.id is not None
+        return Claim(mission_id, revision.id, revision.n, revision.epoch, revision.token)
+
+
+def _held(session: Session, claim: Claim) -> Revision:
+    """Return the claim's row, locked, or raise `LeaseLost`. A lease merely overdue still holds until taken."""
+    revision = session.exec(select(Revision).where(Revision.id == claim.revision_id).with_for_update()).first()
+    if revision is None or revision.token != claim.token or revision.status not in HELD:
+        raise LeaseLost(f"mission {claim.mission_id} revision {claim.n} epoch {claim.epoch} is no longer held")
+    return revision
+
+
+def renew(archive: Archive, claim: Claim, lease_s: float) -> None:
+    """Prolong the lease.
+
+    Raises
+    ------
+    LeaseLost
+        The mission has been taken over or given back.
+    """
+    with archive.transaction() as session:
+        _held(session, claim).lease_until = archive.now(session) + timedelta(seconds=lease_s)
+
+
+def bind(archive: Archive, claim: Claim, parameters: dict[str, Any], coadd_version: int) -> list[BoundInput]:
+    """Write down the exact inputs of the revision, once; a bound revision returns the same set again.
+
+    The mission's row is locked: a frame that becomes READY takes the same lock, so it is either bound now or
+    seen as late, never between.
+
+    Raises
+    ------
+    LeaseLost
+        The claim is no longer held.
+    """
+    with archive.transaction() as session:
+        locked_mission(session, claim.mission_id)
+        revision = _held(session, claim)
+        if revision.status == "claimed":
+            for frame, solution, photometry in session.exec(_ready(claim.mission_id)).all():
+                assert solution.id is not None
+                assert photometry.id is not None
+                session.add(
+                    RevisionInput(
+                        revision_id=claim.revision_id,
+                        frame_id=frame.id,
+                        solution_id=solution.id,
+                        photometry_id=photometry.id,
+                    )
+                )
+            revision.status = "bound"
+            revision.bound_at = archive.now(session)
+            revision.parameters = parameters
+            revision.coadd_version = coadd_version
+            session.flush()
+        bound = _bound(session, claim.revision_id)
+        revision.input_hash = _input_hash(bound, revision.parameters or {}, revision.coadd_version or 0)
+        return bound
+
+
+def _ready(mission_id: str) -> Any:
+    return (
+        select(Frame, Solution, Photometry)
+        .join(Solution, col(Solution.frame_id) == Frame.id)
+        .join(Photometry, col(Photometry.frame_id) == Frame.id)
+        .where(
+            Frame.mission_id == mission_id,
+            Frame.disposition == "active",
+            col(Frame.ready_at).is_not(None),
+            col(Solution.current).is_(True),
+            col(Photometry.current).is_(True),
+        )
+        .order_by(col(Frame.id))
+    )
+
+
+def _bound(session: Session, revision_id: int) -> list[BoundInput]:
+    rows = session.exec(
+        select(Frame, Solution, Photometry)
+        .join(RevisionInput, col(RevisionInput.frame_id) == Frame.id)
+        .join(Solution, col(Solution.id) == RevisionInput.solution_id)
+        .join(Photometry, col(Photometry.id) == RevisionInput.photometry_id)
+        .where(RevisionInput.revision_id == revision_id)
+        .order_by(col(Frame.id))
+    ).all()
+    return [BoundInput(*row) for row in rows]
+
+
+def _input_hash(bound: Sequence[BoundInput], parameters: dict[str, Any], coadd_version: int) -> str:
+    inputs = [(item.frame.id, item.frame.pixel_digest, item.solution.id, item.photometry.id) for item in bound]
+    text = json.dumps([inputs, parameters, coadd_version], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def publish(
+    archive: Archive,
+    claim: Claim,
+    products: Sequence[NewProduct],
+    per_frame: Sequence[FrameOutcome],
+    summary: dict[str, Any],
+) -> None:
+    """Make the products the mission's revision, in one transaction that only the holder can commit.
+
+    Raises
+    ------
+    LeaseLost
+        The claim is no longer held: the products stay orphans and ``sweep`` removes them.
+    """
+    with archive.transaction() as session:
+        mission = locked_mission(session, claim.mission_id)
+        assert mission is not None
+        revision = _held(session, claim)
+        revision.status = "published"
+        revision.published_at = archive.now(session)
+        revision.summary = summary
+        session.add_all(Product(revision_id=claim.revision_id, **vars(product)) for product in products)
+        for outcome in per_frame:
+            session.exec(
+                update(RevisionInput)
+                .where(
+                    col(RevisionInput.revision_id) == claim.revision_id,
+                    col(RevisionInput.frame_id) == outcome.frame_id,
+                )
+                .values(
+                    weight=outcome.weight,
+                    scale=outcome.scale,
+                    rejected_fraction=outcome.rejected_fraction,
+                    reason=outcome.reason,
+                )
+            )
+        # COMPLETE set by hand meanwhile asks for the next revision; its event is open already. Leave it.
+        if mission.status == "STACKING":
+            mission.status = "STACKED"
+            mission.failure_code = mission.failure_hint = None
+
+
+def fail(archive: Archive, claim: Claim, error: dict[str, Any], *, fatal: bool, max_attempts: int = 3) -> None:
+    """Give the mission back with the reason: COMPLETE again, which is a new event, or FAILED for good."""
+    with archive.transaction() as session:
+        mission = locked_mission(session, claim.mission_id)
+        assert mission is not None
+        revision = _held(session, claim)
+        revision.status = "failed"
+        revision.error = error
+        _give_back(session, mission, revision.n, error, fatal=fatal, max_attempts=max_attempts)
+
+
+def _give_back(
+    session: Session, mission: Mission, n: int, error: dict[str, Any], *, fatal: bool, max_attempts: int
+) -> None:
+    if mission.status != "STACKING":
+        return  # COMPLETE or CANCELLED by hand meanwhile: that word is newer
+    session.flush()
+    tried = session.exec(
+        select(func.count()).where(
+            Revision.mission_id == mission.id, Revision.n == n, col(Revision.status).in_(("failed", "expired"))
+        )
+    ).one()
+    if fatal or tried >= max_attempts:
+        mission.status = "FAILED"
+        mission.failure_code = str(error.get("code", "unexpected"))[:64]
+        mission.failure_hint = str(error.get("hint") or error.get("message") or "")[:500]
+    else:
+        mission.status = "COMPLETE"
+
+
+def expire_leases(archive: Archive, max_attempts: int) -> int:
+    """Give back every mission whose lease has run out by the database's clock; return how many."""
+    with archive.session() as session:
+        now = archive.now(session)
+        overdue = session.exec(
+            select(Revision.mission_id).where(col(Revision.status).in_(HELD), col(Revision.lease_until) < now)
+        ).all()
+    freed = 0
+    for mission_id in overdue:
+        with archive.transaction() as session:
+            mission = locked_mission(session, mission_id)
+            assert mission is not None
+            for revision in session.exec(
+                select(Revision).where(Revision.mission_id == mission_id, col(Revision.status).in_(HELD))
+            ).all():
+                if revision.lease_until >= archive.now(session):
+                    continue  # renewed or taken over since we looked
+                error = {"code": "lease-expired", "message": f"{revision.holder} fell silent"}
+                revision.status = "expired"
+                revision.error = error
+                _give_back(session, mission, revision.n, error, fatal=False, max_attempts=max_attempts)
+                freed += 1
+    return freed
+
+
+def epoch_is_alive(session: Session, mission_id: str, n: int, epoch: int) -> bool:
+    """Tell whether objects under ``r{n}/e{epoch}`` belong to a held or published revision."""
+    return (
+        session.exec(
+            select(Revision.id).where(
+                Revision.mission_id == mission_id,
+                Revision.n == n,
+                Revision.epoch == epoch,
+                col(Revision.status).in_((*HELD, "published")),
+            )
+        ).first()
+        is not None
+    )
+
+
+def stale_missions(session: Session, archive: Archive, quiet_s: float) -> list[Mission]:
+    """Return STACKED missions with READY frames missing from their newest revision, quiet for ``quiet_s``."""
+    horizon = archive.now(session) - timedelta(seconds=quiet_s)
+    found = []
+    for mission in session.exec(select(Mission).where(Mission.status == "STACKED")).all():
+        newest = session.exec(
+            select(Revision)
+            .where(Revision.mission_id == mission.id, Revision.status == "published")
+            .order_by(col(Revision.n).desc())
+        ).first()
+        if newest is None:
+            continue
+        bound = select(RevisionInput.frame_id).where(RevisionInput.revision_id == newest.id)
+        late = session.exec(
+            select(func.max(Frame.ready_at)).where(
+                Frame.mission_id == mission.id,
+                Frame.disposition == "active",
+                col(Frame.ready_at).is_not(None),
+                col(Frame.id).not_in(bound),
+            )
+        ).one()
+        if late is not None and late < horizon:
+            found.append(mission)
+    return found

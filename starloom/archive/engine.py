@@ -1,0 +1,144 @@
+"""The archive's door: one engine, short transactions, migrations and the status trigger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlmodel import Session
+
+from starloom.errors import Unavailable
+
+BUSY_TIMEOUT_MS = 30_000
+
+
+class Archive:
+    """The metadata database: SQLite on one host, PostgreSQL for a network, the same code for both.
+
+    Parameters
+    ----------
+    url
+        SQLAlchemy URL, ``sqlite:///path`` or ``postgresql+psycopg://…``. The parent folder of a SQLite file is
+        made. Nothing is created in the database before :meth:`migrate`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        options: dict[str, Any] = {"pool_pre_ping": True}
+        if self.is_sqlite and self._url.database:
+            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+            options["connect_args"] = {"timeout": BUSY_TIMEOUT_MS / 1000}
+        self.engine: Engine = create_engine(self._url, **options)
+        if self.is_sqlite:
+            _prepare_sqlite(self.engine)
+
+    def __repr__(self) -> str:
+        return f"Archive({self._url.render_as_string(hide_password=True)})"
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Read. Rows stay usable after the session; nothing is written and no lock is kept.
+
+        Raises
+        ------
+        Unavailable
+            The database does not answer.
+        """
+        with self._speaking(), Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Write, all or nothing. Keep it short: on SQLite it holds the one write lock from its beginning.
+
+        Raises
+        ------
+        Unavailable
+            The database does not answer, or stayed locked for half a minute.
+        """
+        with self._speaking(), Session(self.engine, expire_on_commit=False) as session:
+            if self.is_sqlite:
+                session.connection(execution_options={"starloom_begin": "IMMEDIATE"})
+            try:
+                yield session
+            except BaseException:
+                session.rollback()
+                raise
+            session.commit()
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        try:
+            yield
+        except (OperationalError, InterfaceError) as error:
+            where = self._url.render_as_string(hide_password=True)
+            raise Unavailable(
+                f"archive {where}: {type(error.orig).__name__}: {str(error.orig).strip()}",
+                code="archive-unavailable",
+            ) from error
+
+    def now(self, session: Session) -> datetime:
+        """Return the database's clock, which alone decides about leases: workers' clocks differ."""
+        if self.is_sqlite:
+            stamp = session.connection().execute(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')")).scalar_one()
+            return datetime.fromisoformat(stamp).replace(tzinfo=UTC)
+        moment: datetime = session.connection().execute(text("SELECT clock_timestamp()")).scalar_one()
+        return moment.astimezone(UTC)
+
+    def ping(self) -> None:
+        """Raise `Unavailable` unless the database answers."""
+        with self.session() as session:
+            self.now(session)
+
+    def migrate(self, revision: str = "head") -> None:
+        """Bring the schema to a revision and apply the status trigger again."""
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(files("starloom.archive") / "migrations"))
+        with self._speaking(), self.engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision)
+            connection.commit()
+        self.apply_trigger()
+
+    def apply_trigger(self) -> None:
+        """(Re-)create the trigger that turns a status change into an event; one versioned file per database."""
+        name = f"status_trigger.{'sqlite' if self.is_sqlite else 'postgresql'}.sql"
+        script = (files("starloom.archive") / "ddl" / name).read_text(encoding="utf-8")
+        with self.transaction() as session:
+            for statement in script.split(";;"):
+                if statement.strip():
+                    session.connection().exec_driver_sql(statement)
+
+    def dispose(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        # The driver's own BEGIN comes late and is DEFERRED: two readers that both want to write then fail with
+        # "database is locked" at once, whatever the time-out. We begin ourselves, below.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        mode = connection.get_execution_options().get("starloom_begin", "DEFERRED")
+        connection.exec_driver_sql(f"BEGIN {mode}")

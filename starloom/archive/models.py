@@ -1,0 +1,351 @@
+"""The tables of the archive. Units stand in the names; times are aware UTC; states are checked words."""
+
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import BigInteger, CheckConstraint, Index, String, UniqueConstraint
+from sqlalchemy import text as sql
+from sqlmodel import Field, SQLModel
+
+from starloom.archive.columns import json, one_of, text, time, utc_now
+
+MISSION_STATES = ("OPEN", "COMPLETE", "STACKING", "STACKED", "FAILED", "CANCELLED")
+FRAME_KINDS = ("light", "bias", "dark", "flat", "unknown")
+STEPS = ("ingest", "calibrate", "solve", "measure")
+STEP_STATES = ("pending", "ok", "failed")
+DISPOSITIONS = ("active", "duplicate", "quarantined", "withdrawn")
+REVISION_STATES = ("claimed", "bound", "published", "unchanged", "failed", "expired")
+EVENT_STATES = ("open", "claimed", "superseded")
+
+
+class Mission(SQLModel, table=True):
+    """One observation request: everything tagged with its id becomes its stack."""
+
+    __tablename__ = "mission"
+    __table_args__ = (
+        one_of("mission", "status", MISSION_STATES),
+        CheckConstraint("ra_deg >= 0 AND ra_deg < 360", name="ck_mission_ra"),
+        CheckConstraint("dec_deg >= -90 AND dec_deg <= 90", name="ck_mission_dec"),
+    )
+
+    id: str = text(64, primary_key=True)
+    title: str = text(255, default="")
+    status: str = text(16, default="OPEN", index=True)
+    ra_deg: float | None = None
+    dec_deg: float | None = None
+    ephemeris: dict[str, Any] | None = json()
+    parameters: dict[str, Any] = json(dict)
+    pinned: dict[str, Any] | None = json()
+    """Grid, reference zero point and bands, fixed at revision 1."""
+    status_changed_at: datetime = time(default=utc_now)
+    created_at: datetime = time(default=utc_now)
+    failure_code: str | None = text(64, default=None)
+    failure_hint: str | None = text(500, default=None)
+    embargo_until: datetime | None = time()
+    licence: str | None = text(64, default=None)
+    credit: str | None = text(255, default=None)
+
+
+class Node(SQLModel, table=True):
+    """A telescope. Its frames are attributed by name; registering it adds site, filters and a credential."""
+
+    __tablename__ = "node"
+
+    id: str = text(64, primary_key=True)
+    name: str = text(255, default="")
+    owner: str | None = text(255, default=None)
+    contact: str | None = text(255, default=None)
+    site_lat_deg: float | None = None
+    site_lon_deg: float | None = None
+    site_elev_m: float | None = None
+    filters: dict[str, str] = json(dict)
+    """The node's own filter names mapped to standard bands, e.g. ``{"Filter 2": "R"}``."""
+    access_key: str | None = text(128, default=None)
+    registered_at: datetime = time(default=utc_now)
+    licence: str | None = text(64, default=None)
+    credit: str | None = text(255, default=None)
+
+
+class Instrument(SQLModel, table=True):
+    """Node, camera, optics, binning and readout together, valid from a date."""
+
+    __tablename__ = "instrument"
+    __table_args__ = (UniqueConstraint("node_id", "camera", "binning", "readout", "valid_from"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    node_id: str = text(64, foreign_key="node.id", index=True)
+    camera: str = text(128, default="")
+    telescope: str = text(128, default="")
+    focal_length_mm: float | None = None
+    pixel_size_um: float | None = None
+    binning: int = 1
+    readout: str = text(64, default="")
+    scale_arcsec: float | None = None
+    valid_from: datetime = time(default=utc_now)
+
+
+class Frame(SQLModel, table=True):
+    """One exposure, from the moment its object is first seen in the inbox."""
+
+    __tablename__ = "frame"
+    __table_args__ = (
+        one_of("frame", "kind", FRAME_KINDS),
+        one_of("frame", "disposition", DISPOSITIONS),
+        *(one_of("frame", step, STEP_STATES) for step in STEPS),
+        # Identity: the same pixels from the same node and start are one frame of a mission.
+        Index(
+            "uq_frame_identity",
+            "node_id",
+            "start_utc",
+            "pixel_digest",
+            "obs_req",
+            unique=True,
+            sqlite_where=sql("disposition = 'active' AND pixel_digest IS NOT NULL"),
+            postgresql_where=sql("disposition = 'active' AND pixel_digest IS NOT NULL"),
+        ),
+        Index("ix_frame_due", "disposition", "next_attempt_at"),
+    )
+
+    id: str = Field(default_factory=lambda: uuid4().hex, primary_key=True, sa_type=String(32))
+    name: str = text(255, index=True)
+    node_id: str = text(64, index=True)
+    obs_req: str | None = text(64, default=None, index=True)
+    """The mission's id as the name says it, whether or not such a mission exists yet."""
+    mission_id: str | None = text(64, default=None, foreign_key="mission.id", index=True)
+    instrument_id: int | None = Field(default=None, foreign_key="instrument.id")
+    kind: str = text(8, default="light")
+    plane: str | None = text(4, default=None)
+    start_utc: datetime | None = time(index=True)
+    exposure_s: float | None = None
+    filter: str | None = text(64, default=None)
+    band: str | None = text(128, default=None)
+    width: int | None = None
+    height: int | None = None
+
+    inbox_key: str | None = text(512, default=None, unique=True)
+    inbox_etag: str | None = text(128, default=None)
+    raw_key: str | None = text(512, default=None)
+    raw_version: str | None = text(128, default=None)
+    raw_sha256: str | None = text(64, default=None)
+    raw_bytes: int | None = Field(default=None, sa_type=BigInteger)
+    pixel_digest: str | None = text(64, default=None, index=True)
+    solved_key: str | None = text(512, default=None)
+    solved_version: str | None = text(128, default=None)
+    sources_key: str | None = text(512, default=None)
+
+    ingest: str = text(8, default="pending")
+    ingest_code: str | None = text(64, default=None)
+    calibrate: str = text(8, default="pending")
+    calibrate_code: str | None = text(64, default=None)
+    solve: str = text(8, default="pending")
+    solve_code: str | None = text(64, default=None)
+    measure: str = text(8, default="pending")
+    measure_code: str | None = text(64, default=None)
+    disposition: str = text(12, default="active")
+    disposition_code: str | None = text(64, default=None)
+    disposition_hint: str | None = text(500, default=None)
+    duplicate_of: str | None = text(32, default=None, foreign_key="frame.id")
+
+    flags: list[str] = json(list)
+    header: dict[str, Any] | None = json()
+    attempts: int = 0
+    next_attempt_at: datetime | None = time()
+    last_error: dict[str, Any] | None = json()
+    version: int = 0
+    """Raised by every change: the value that compare-and-set compares."""
+    received_at: datetime = time(default=utc_now)
+    ready_at: datetime | None = time()
+    embargo_until: datetime | None = time()
+    licence: str | None = text(64, default=None)
+    credit: str | None = text(255, default=None)
+
+
+class FrameCell(SQLModel, table=True):
+    """HEALPix cells (nested) that a frame's footprint touches: the positional index."""
+
+    __tablename__ = "frame_cell"
+
+    frame_id: str = text(32, primary_key=True, foreign_key="frame.id")
+    cell: int = Field(primary_key=True, index=True)
+
+
+class Solution(SQLModel, table=True):
+    """A judged WCS of a frame; earlier ones stay as history."""
+
+    __tablename__ = "solution"
+
+    id: int | None = Field(default=None, primary_key=True)
+    frame_id: str = text(32, foreign_key="frame.id", index=True)
+    current: bool = True
+    solver: str = text(64)
+    catalog: str = text(64)
+    code_version: str = text(32)
+    created_at: datetime = time(default=utc_now)
+    ra_deg: float
+    dec_deg: float
+    scale_arcsec: float
+    rotation_deg: float
+    parity: int
+    rms_arcsec: float
+    rms_px: float
+    matches: int
+    order: int
+    wcs: dict[str, Any] = json(dict)
+    footprint: list[list[float]] = json(list)
+    """Corners ``[[ra, dec], …]``, deg ICRS."""
+
+
+class Photometry(SQLModel, table=True):
+    """Seeing, sky and zero point of a frame under one solution."""
+
+    __tablename__ = "photometry"
+
+    id: int | None = Field(default=None, primary_key=True)
+    frame_id: str = text(32, foreign_key="frame.id", index=True)
+    solution_id: int = Field(foreign_key="solution.id")
+    current: bool = True
+    created_at: datetime = time(default=utc_now)
+    band: str | None = text(128, default=None)
+    zero_point_mag: float | None = None
+    zero_point_err: float | None = None
+    scatter_mag: float | None = None
+    calibrators: int = 0
+    catalog_band: str | None = text(64, default=None)
+    fwhm_px: float
+    fwhm_arcsec: float
+    ellipticity: float | None = None
+    sky_adu: float
+    sky_sigma_adu: float
+    limiting_mag: float | None = None
+    saturation_adu: float | None = None
+    n_sources: int = 0
+
+
+class Conditions(SQLModel, table=True):
+    """Weather and sky at the telescope, SI units but °C and hPa as the field writes them."""
+
+    __tablename__ = "conditions"
+
+    frame_id: str = text(32, primary_key=True, foreign_key="frame.id")
+    ambient_temp_c: float | None = None
+    dewpoint_c: float | None = None
+    humidity_pct: float | None = None
+    pressure_hpa: float | None = None
+    wind_speed_ms: float | None = None
+    wind_gust_ms: float | None = None
+    wind_dir_deg: float | None = None
+    cloud_cover_pct: float | None = None
+    sky_brightness_mag_arcsec2: float | None = None
+    airmass: float | None = None
+
+
+class StatusEvent(SQLModel, table=True):
+    """Written by the database itself whenever a mission's status really changes."""
+
+    __tablename__ = "status_event"
+    __table_args__ = (one_of("status_event", "state", EVENT_STATES),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    mission_id: str = text(64, foreign_key="mission.id", index=True)
+    old_status: str | None = text(16, default=None)
+    new_status: str = text(16)
+    created_at: datetime = time(default=utc_now)
+    state: str = text(12, default="open", index=True)
+    publish_attempts: int = 0
+    published_at: datetime | None = time()
+    next_publish_at: datetime | None = time()
+    note: str | None = text(255, default=None)
+
+
+class Revision(SQLModel, table=True):
+    """One attempt to stack a mission: the claim, its lease, its epoch, its outcome."""
+
+    __tablename__ = "revision"
+    __table_args__ = (
+        one_of("revision", "status", REVISION_STATES),
+        UniqueConstraint("mission_id", "epoch", name="uq_revision_epoch"),
+        Index(
+            "uq_revision_published",
+            "mission_id",
+            "n",
+            unique=True,
+            sqlite_where=sql("status = 'published'"),
+            postgresql_where=sql("status = 'published'"),
+        ),
+        Index(
+            "uq_revision_held",
+            "mission_id",
+            unique=True,
+            sqlite_where=sql("status IN ('claimed', 'bound')"),
+            postgresql_where=sql("status IN ('claimed', 'bound')"),
+        ),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    mission_id: str = text(64, foreign_key="mission.id", index=True)
+    n: int
+    epoch: int
+    status: str = text(12, default="claimed")
+    event_id: int | None = Field(default=None, foreign_key="status_event.id")
+    token: str = text(64)
+    holder: str = text(128, default="")
+    lease_until: datetime = time(default=utc_now)
+    input_hash: str | None = text(64, default=None)
+    parameters: dict[str, Any] | None = json()
+    coadd_version: int | None = None
+    claimed_at: datetime = time(default=utc_now)
+    bound_at: datetime | None = time()
+    published_at: datetime | None = time()
+    error: dict[str, Any] | None = json()
+    summary: dict[str, Any] | None = json()
+
+
+class RevisionInput(SQLModel, table=True):
+    """The exact inputs of a revision, written once by bind; weights and reasons follow at publication."""
+
+    __tablename__ = "revision_input"
+
+    revision_id: int = Field(primary_key=True, foreign_key="revision.id")
+    frame_id: str = text(32, primary_key=True, foreign_key="frame.id")
+    solution_id: int = Field(foreign_key="solution.id")
+    photometry_id: int = Field(foreign_key="photometry.id")
+    weight: float | None = None
+    scale: float | None = None
+    rejected_fraction: float | None = None
+    reason: str | None = text(64, default=None)
+
+
+class Product(SQLModel, table=True):
+    """One co-add of one band and pointing group."""
+
+    __tablename__ = "product"
+    __table_args__ = (UniqueConstraint("revision_id", "band", "pointing"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    revision_id: int = Field(foreign_key="revision.id", index=True)
+    band: str = text(128)
+    pointing: int
+    sci_key: str = text(512)
+    sci_version: str | None = text(128, default=None)
+    sha256: str = text(64)
+    bytes: int = Field(sa_type=BigInteger)
+    preview_key: str | None = text(512, default=None)
+    summary: dict[str, Any] | None = json()
+
+
+class Announcement(SQLModel, table=True):
+    """A frame that a node has said is on its way; it holds its mission back until it arrives or expires."""
+
+    __tablename__ = "announcement"
+    __table_args__ = (UniqueConstraint("node_id", "name", "sha256"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    node_id: str = text(64)
+    name: str = text(255)
+    obs_req: str | None = text(64, default=None, index=True)
+    size: int = Field(sa_type=BigInteger)
+    sha256: str = text(64)
+    announced_at: datetime = time(default=utc_now)
+    expires_at: datetime = time(default=utc_now)
+    arrived_at: datetime | None = time()
