@@ -1,6 +1,7 @@
 """The file-name grammar: the name alone attributes a frame to mission, node and start of exposure.
 
-``ObsReq-{id}_TelID-{node}_{ISO 8601 start}.fits[.fz]`` and ``Cal-{bias|dark|flat}_TelID-{node}_{start}.fits[.fz]``.
+``ObsReq-{id}_TelID-{node}_{ISO 8601 start}.fits[.fz]`` and
+``Cal-{bias|dark|flat}_TelID-{node}_{start}.fits[.fz]``.
 """
 
 from __future__ import annotations

@@ -112,9 +112,14 @@ def test_a_real_change_writes_one_event_and_no_change_none(archive: Archive) -> 
 
 def test_a_change_rolled_back_leaves_no_event(archive: Archive) -> None:
     add_mission(archive)
-    with pytest.raises(RuntimeError), archive.transaction() as session:
-        session.connection().execute(text("UPDATE mission SET status = 'COMPLETE'"))
-        raise RuntimeError("cut off")
+
+    def cut_off() -> None:
+        with archive.transaction() as session:
+            session.connection().execute(text("UPDATE mission SET status = 'COMPLETE'"))
+            raise RuntimeError("cut off")
+
+    with pytest.raises(RuntimeError, match="cut off"):
+        cut_off()
     assert events(archive) == []
 
 

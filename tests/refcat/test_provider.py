@@ -97,9 +97,7 @@ def test_random_cones_equal_brute_force(small: tuple[Path, np.ndarray, np.ndarra
 
 def test_star_that_rounds_to_360_degrees_is_found_from_zero(tmp_path: Path) -> None:
     path = tmp_path / "edge.bin"
-    write_tiles(
-        path, np.array([359.99999999]), np.array([0.5]), np.array([5.0]), epoch=2000.0, attribution="edge"
-    )
+    write_tiles(path, np.array([359.99999999]), np.array([0.5]), np.array([5.0]), epoch=2000.0, attribution="edge")
     catalog = Tycho2(path, sha256=None)
     assert len(catalog.cone(0.1, 0.5, 0.2)) == 1
     assert len(catalog.cone(359.9, 0.5, 0.2)) == 1
@@ -164,9 +162,7 @@ def test_damaged_file_is_refused(small: tuple[Path, np.ndarray, np.ndarray, np.n
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "cone", [(0, 91, 1), (0, 0, -1), (0, 0, 181), (float("nan"), 0, 1), (0, float("nan"), 1)]
-)
+@pytest.mark.parametrize("cone", [(0, 91, 1), (0, 0, -1), (0, 0, 181), (float("nan"), 0, 1), (0, float("nan"), 1)])
 def test_impossible_cone_is_refused(tycho2: Refcat, cone: tuple[float, float, float]) -> None:
     with pytest.raises(BadInput) as caught:
         tycho2.cone(*cone)

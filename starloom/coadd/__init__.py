@@ -1,0 +1,51 @@
+"""Co-addition: many frames of one field, from unlike telescopes, into one deep image per band and pointing.
+
+Names are loaded on first use, so that ``import starloom.coadd`` stays light for the command line.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "COADD_VERSION": "plan",
+    "FrameReport": "product",
+    "InputFrame": "inputs",
+    "PlanFrame": "plan",
+    "ProductInfo": "product",
+    "StackOptions": "plan",
+    "StackPlan": "plan",
+    "StackReport": "stack",
+    "assemble": "product",
+    "make_plan": "planning",
+    "read_input": "inputs",
+    "run_tiles": "tiles",
+    "stack_files": "stack",
+    "stack_tile": "tiles",
+    "write_preview": "preview",
+}
+
+__all__ = [
+    "COADD_VERSION",
+    "FrameReport",
+    "InputFrame",
+    "PlanFrame",
+    "ProductInfo",
+    "StackOptions",
+    "StackPlan",
+    "StackReport",
+    "assemble",
+    "make_plan",
+    "read_input",
+    "run_tiles",
+    "stack_files",
+    "stack_tile",
+    "write_preview",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

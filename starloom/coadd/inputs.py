@@ -1,0 +1,172 @@
+"""Frames as the co-add takes them: metadata, a WCS, and pixels read by section."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from starloom.errors import BadInput
+
+_WCS_CARD = re.compile(
+    r"^(WCSAXES|CTYPE[12]|CRVAL[12]|CRPIX[12]|CUNIT[12]|CDELT[12]|CROTA[12]|CD[12]_[12]|PC[12]_[12]"
+    r"|PV[12]_\d+|LONPOLE|LATPOLE|RADESYS|RADECSYS|EQUINOX|(A|B|AP|BP)_(ORDER|\d_\d))$"
+)
+
+
+class InputFrame(BaseModel):
+    """One calibrated, solved frame that is offered to a co-add."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    path: Path
+    band: str
+    node: str
+    exposure_s: float
+    sky_sigma_adu: float = Field(description="Standard deviation of the sky in one pixel, ADU.")
+    fwhm_arcsec: float = Field(gt=0)
+    saturation_adu: float | None = None
+    zero_point_mag: float | None = Field(default=None, description="Magnitude of a star of 1 ADU in the frame.")
+    zero_point_err: float | None = None
+    wcs_cards: dict[str, Any] | None = Field(default=None, description="None: the WCS in the file.")
+    provenance: dict[str, Any] = Field(default_factory=dict, description="start, raw_key, raw_version, …")
+
+
+def wcs_from_cards(cards: dict[str, Any]) -> WCS:
+    """Return the celestial WCS that FITS cards describe (TAN, SIN, SIP, TPV, …)."""
+    header = fits.Header()
+    for key, value in cards.items():
+        header["RADESYS" if key == "RADECSYS" else key] = value
+    # fix=False: only the WCS cards are here, so there is no date or unit to mend and nothing to warn about.
+    return WCS(header, fix=False)
+
+
+def pixel_scale_arcsec(wcs: WCS, shape: tuple[int, int]) -> float:
+    """Return the pixel scale (arcsec) at the centre of a frame of ``shape`` (ny, nx), distortions included."""
+    ny, nx = shape
+    x = (nx - 1) / 2 + np.array([-0.5, 0.5, -0.5, -0.5])
+    y = (ny - 1) / 2 + np.array([-0.5, -0.5, 0.5, -0.5])
+    ra, dec = (np.radians(a) for a in wcs.all_pix2world(x, y, 0))
+    v = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
+    area = np.linalg.norm(np.cross(v[1] - v[0], v[2] - v[0]))
+    return float(np.degrees(np.sqrt(area)) * 3600)
+
+
+class OpenFrame:
+    """An open frame: ``header`` (HDU0 overlaid by the image's), ``shape`` and pixels by section."""
+
+    def __init__(self, path: Path, hdus: fits.HDUList) -> None:
+        found = [hdu for hdu in hdus if hdu.is_image and hdu.header.get("NAXIS", 0) >= 2]
+        if not found:
+            raise BadInput(f"{path} holds no image", code="no-image", hint="Give a FITS file with a 2-D image.")
+        self._hdu = found[0]
+        shape = tuple(self._hdu.shape)
+        if len(shape) != 2:
+            raise BadInput(
+                f"{path} holds an image of shape {shape}, not a 2-D one",
+                code="not-2d",
+                hint="Split colour cubes into one file a channel (`starloom submit` does so for mosaics).",
+            )
+        self.shape: tuple[int, int] = shape
+        self.header = hdus[0].header.copy()
+        if self._hdu is not hdus[0]:
+            self.header.update(self._hdu.header)
+
+    def section(self, y0: int, y1: int, x0: int, x1: int) -> NDArray[np.float32]:
+        """Return rows ``y0:y1``, columns ``x0:x1`` in ADU, ``BLANK`` as NaN, float32, native byte order."""
+        return np.ascontiguousarray(self._hdu.section[y0:y1, x0:x1], dtype=np.float32)
+
+
+@contextmanager
+def open_frame(path: Path) -> Iterator[OpenFrame]:
+    """Open a frame (plain, ``.gz`` or ``.fz``) for reading by section.
+
+    Raises
+    ------
+    BadInput
+        ``unreadable``, ``no-image`` or ``not-2d``, naming the file.
+    """
+    try:
+        hdus = fits.open(path, memmap=True)
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"{path} cannot be read as FITS: {error}",
+            code="unreadable",
+            hint="Check the path, and that the file is complete (`fitsverify` tells).",
+        ) from error
+    with hdus:
+        try:
+            yield OpenFrame(path, hdus)
+        except (OSError, TypeError) as error:
+            # astropy reports a truncated data unit as either, only once the pixels are touched.
+            raise BadInput(
+                f"{path} is damaged or truncated: {error}", code="unreadable", hint="Copy the file again."
+            ) from error
+
+
+def frame_wcs_cards(path: Path, header: fits.Header) -> dict[str, Any]:
+    """Return the WCS cards of a header, checked to be celestial.
+
+    Raises
+    ------
+    BadInput
+        ``no-wcs`` when there is none.
+    """
+    cards = {key: header[key] for key in header if _WCS_CARD.match(key)}
+    if not {"CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2"} <= cards.keys() or not wcs_from_cards(cards).has_celestial:
+        raise BadInput(
+            f"{path} has no celestial WCS", code="no-wcs", hint=f"Solve it first: `starloom solve {path}`."
+        )
+    return cards
+
+
+def _first(header: fits.Header, *keys: str) -> Any:
+    return next((header[key] for key in keys if header.get(key) not in (None, "")), None)
+
+
+def read_input(path: Path | str) -> InputFrame:
+    """Describe a file for stacking without an archive: header first, what is missing is measured.
+
+    Parameters
+    ----------
+    path
+        FITS image with a WCS: plain, ``.gz`` or ``.fz``, image in HDU0 or HDU1.
+
+    Raises
+    ------
+    BadInput
+        ``unreadable``, ``no-image``, ``not-2d``, ``no-wcs`` or ``bad-noise``, naming the file and the remedy.
+    """
+    from starloom.coadd.measure import measure_frame
+
+    path = Path(path)
+    with open_frame(path) as frame:
+        header = frame.header
+        cards = frame_wcs_cards(path, header)
+        scale = pixel_scale_arcsec(wcs_from_cards(cards), frame.shape)
+        saturation = _first(header, "SATURATE", "SATLEVEL")
+        measured = measure_frame(frame, saturation_adu=saturation)
+    zero_point, zero_point_err = _first(header, "MAGZPT"), _first(header, "MAGZERR")
+    return InputFrame(
+        id=path.name,
+        path=path,
+        band=str(_first(header, "BAND", "FILTER", "FILTER1") or "unknown").split()[0],
+        node=str(_first(header, "TELID", "TELESCOP") or "unknown"),
+        exposure_s=float(_first(header, "EXPTIME", "EXPOSURE") or 0.0),
+        sky_sigma_adu=measured.sigma_adu,
+        fwhm_arcsec=measured.fwhm_px * scale,
+        saturation_adu=None if saturation is None else float(saturation),
+        zero_point_mag=None if zero_point is None else float(zero_point),
+        zero_point_err=None if zero_point_err is None else float(zero_point_err),
+        wcs_cards=cards,
+        provenance={"start": str(_first(header, "DATE-BEG", "DATE-OBS") or "")},
+    )

@@ -1,0 +1,114 @@
+"""The plan of one co-add: everything that decides its pixels, as JSON, before a pixel is combined."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from starloom.coadd.inputs import InputFrame
+
+COADD_VERSION = 1
+"""Raised by hand whenever the same plan would give other pixels."""
+
+OUTPUT_ZERO_POINT_MAG = 25.0
+"""Magnitude of a star of 1 unit in every tied product; fixed, so that revisions compare directly."""
+
+Reason = Literal["off-target", "too-few-stars", "no-zero-point", "no-overlap", "bad-noise"]
+
+
+class StackOptions(BaseModel):
+    """What the caller may choose."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kernel: Literal["bilinear", "lanczos3"] = "bilinear"
+    combine: Literal["clipped", "median", "mean"] = "clipped"
+    scale_arcsec: float | None = Field(default=None, gt=0, description="Output pixel; None: from the seeing.")
+    target: Path | None = Field(default=None, description="FITS or text header whose grid is used as it is.")
+    tile_size: int = Field(default=512, ge=32, description="Side of a tile, output pixels.")
+    max_pixels: int = Field(default=400_000_000, gt=0, description="Largest output grid that is accepted.")
+    clip_sigma: float = Field(default=5.0, gt=0, description="Seed threshold of the rejection.")
+    threads: int = Field(default=1, ge=1)
+    min_common_stars: int = Field(default=3, ge=1, description="Fewest stars that tie a frame's flux scale.")
+
+
+class PlanFrame(BaseModel):
+    """One frame of a plan, with the truth about how it enters the stack."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: InputFrame
+    shape: tuple[int, int] = Field(description="(ny, nx) of the frame, pixels.")
+    wcs_cards: dict[str, Any] = Field(description="The frame's WCS as FITS cards.")
+    start: str | None = None
+    scale: float = Field(default=1.0, description="Output units per ADU.")
+    area: float = Field(default=1.0, description="Frame pixels per output pixel at the frame's centre.")
+    sky: tuple[float, float, float] = Field(
+        default=(0.0, 0.0, 0.0),
+        description="Offset and slopes, output units, over u, v in [-1, 1] of the grid; subtracted.",
+    )
+    sigma: float = Field(default=0.0, description="Sky noise of one resampled pixel, output units.")
+    weight: float = Field(default=0.0, description="1 / sky variance of one output pixel's area.")
+    n_common_stars: int = 0
+    reason: Reason | None = Field(default=None, description="Why the weight is 0.")
+
+
+class Tile(BaseModel):
+    """A rectangle of the output grid: 0-based origin and size in pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    x0: int
+    y0: int
+    nx: int
+    ny: int
+
+    @property
+    def name(self) -> str:
+        """File name stem of the tile's result."""
+        return f"tile_{self.y0:06d}_{self.x0:06d}"
+
+
+class StackPlan(BaseModel):
+    """Grid, frames, options and tiles of one product (one band, one pointing)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = COADD_VERSION
+    band: str
+    pointing: int = Field(description="1-based number of the pointing group within the band.")
+    grid: dict[str, Any] = Field(description="Output WCS as FITS cards, with NAXIS1 and NAXIS2.")
+    frames: tuple[PlanFrame, ...]
+    options: StackOptions
+    tiles: tuple[Tile, ...]
+    zero_point_mag: float | None = None
+    zero_point_err: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(ny, nx) of the output grid."""
+        return int(self.grid["NAXIS2"]), int(self.grid["NAXIS1"])
+
+    @property
+    def used(self) -> tuple[PlanFrame, ...]:
+        """The frames with a weight, in plan order."""
+        return tuple(frame for frame in self.frames if frame.weight > 0)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all that decides the pixels (not of paths or the number of threads)."""
+        frames = {"__all__": {"input": {"path": True, "provenance": True}}}
+        text = self.model_dump_json(exclude={"options": {"threads", "target"}, "frames": frames})
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_tiles(shape: tuple[int, int], size: int) -> tuple[Tile, ...]:
+    """Cut a grid of ``shape`` (ny, nx) into tiles of at most ``size`` pixels a side, row by row."""
+    ny, nx = shape
+    return tuple(
+        Tile(x0=x0, y0=y0, nx=min(size, nx - x0), ny=min(size, ny - y0))
+        for y0 in range(0, ny, size)
+        for x0 in range(0, nx, size)
+    )
