@@ -51,8 +51,8 @@ class Settings(BaseSettings):
     prefect_api_auth_string: SecretStr = SecretStr("")
     work_pool: str = "starloom"
 
-    #: Cron-free intervals of the scheduled flows, seconds.
-    ingest_interval_s: float = 10.0
+    #: Intervals of the scheduled flows, seconds. A run costs about 3 CPU-s, most of them to start.
+    ingest_interval_s: float = 30.0
     sweep_interval_s: float = 60.0
     relay_poll_s: float = 1.0
     #: A mission that just became COMPLETE waits at most this long for frames still in flight.

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import update
 from sqlmodel import Session, col, func, select
 
-from starloom.archive.engine import Archive
+from starloom.archive.engine import Archive, database_now
 from starloom.archive.models import (
     Frame,
     Mission,
@@ -114,7 +114,7 @@ def claim(archive: Archive, mission_id: str, event_id: int, holder: str, lease_s
             raise AlreadyClaimed(f"no mission {mission_id} with event {event_id}", code="no-such-event")
         if event.state != "open" or mission.status != "COMPLETE":
             raise AlreadyClaimed(f"mission {mission_id} is {mission.status}, event {event_id} is {event.state}")
-        now = archive.now(session)
+        now = database_now(session)
         for held in session.exec(
             select(Revision).where(Revision.mission_id == mission_id, col(Revision.status).in_(HELD))
         ):
@@ -161,7 +161,7 @@ def renew(archive: Archive, claim: Claim, lease_s: float) -> None:
         The mission has been taken over or given back.
     """
     with archive.transaction() as session:
-        _held(session, claim).lease_until = archive.now(session) + timedelta(seconds=lease_s)
+        _held(session, claim).lease_until = database_now(session) + timedelta(seconds=lease_s)
 
 
 def bind(archive: Archive, claim: Claim, parameters: dict[str, Any], coadd_version: int) -> list[BoundInput]:
@@ -191,7 +191,7 @@ def bind(archive: Archive, claim: Claim, parameters: dict[str, Any], coadd_versi
                     )
                 )
             revision.status = "bound"
-            revision.bound_at = archive.now(session)
+            revision.bound_at = database_now(session)
             revision.parameters = parameters
             revision.coadd_version = coadd_version
             session.flush()
@@ -240,8 +240,11 @@ def publish(
     products: Sequence[NewProduct],
     per_frame: Sequence[FrameOutcome],
     summary: dict[str, Any],
+    pinned: dict[str, Any] | None = None,
 ) -> None:
     """Make the products the mission's revision, in one transaction that only the holder can commit.
+
+    ``pinned`` is what later revisions must keep; grids of products that are new are added to what is pinned.
 
     Raises
     ------
@@ -253,8 +256,10 @@ def publish(
         assert mission is not None
         revision = _held(session, claim)
         revision.status = "published"
-        revision.published_at = archive.now(session)
+        revision.published_at = database_now(session)
         revision.summary = summary
+        if pinned is not None:
+            mission.pinned = _merged_pins(mission.pinned, pinned)
         session.add_all(Product(revision_id=claim.revision_id, **vars(product)) for product in products)
         for outcome in per_frame:
             session.exec(
@@ -274,6 +279,44 @@ def publish(
         if mission.status == "STACKING":
             mission.status = "STACKED"
             mission.failure_code = mission.failure_hint = None
+
+
+def _merged_pins(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    known = list((old or {}).get("grids", []))
+    places = {(entry["band"], entry["pointing"]) for entry in known}
+    added = [entry for entry in new.get("grids", []) if (entry["band"], entry["pointing"]) not in places]
+    return {**(old or {}), "grids": known + added}
+
+
+def settle_unchanged(archive: Archive, claim: Claim) -> bool:
+    """End a claim whose bound inputs, parameters and `coadd_version` are those of the newest revision.
+
+    Returns
+    -------
+    bool
+        True: there is nothing to do and the mission is STACKED again. False: stack.
+
+    Raises
+    ------
+    LeaseLost
+        The claim is no longer held.
+    """
+    with archive.transaction() as session:
+        mission = locked_mission(session, claim.mission_id)
+        assert mission is not None
+        revision = _held(session, claim)
+        newest = session.exec(
+            select(Revision.input_hash)
+            .where(Revision.mission_id == claim.mission_id, Revision.status == "published")
+            .order_by(col(Revision.n).desc())
+            .limit(1)
+        ).first()
+        if newest is None or newest != revision.input_hash:
+            return False
+        revision.status = "unchanged"
+        if mission.status == "STACKING":
+            mission.status = "STACKED"
+        return True
 
 
 def fail(archive: Archive, claim: Claim, error: dict[str, Any], *, fatal: bool, max_attempts: int = 3) -> None:
@@ -309,7 +352,7 @@ def _give_back(
 def expire_leases(archive: Archive, max_attempts: int) -> int:
     """Give back every mission whose lease has run out by the database's clock; return how many."""
     with archive.session() as session:
-        now = archive.now(session)
+        now = database_now(session)
         overdue = session.exec(
             select(Revision.mission_id).where(col(Revision.status).in_(HELD), col(Revision.lease_until) < now)
         ).all()
@@ -321,7 +364,7 @@ def expire_leases(archive: Archive, max_attempts: int) -> int:
             for revision in session.exec(
                 select(Revision).where(Revision.mission_id == mission_id, col(Revision.status).in_(HELD))
             ).all():
-                if revision.lease_until >= archive.now(session):
+                if revision.lease_until >= database_now(session):
                     continue  # renewed or taken over since we looked
                 error = {"code": "lease-expired", "message": f"{revision.holder} fell silent"}
                 revision.status = "expired"
@@ -346,9 +389,9 @@ def epoch_is_alive(session: Session, mission_id: str, n: int, epoch: int) -> boo
     )
 
 
-def stale_missions(session: Session, archive: Archive, quiet_s: float) -> list[Mission]:
+def stale_missions(session: Session, quiet_s: float) -> list[Mission]:
     """Return STACKED missions with READY frames missing from their newest revision, quiet for ``quiet_s``."""
-    horizon = archive.now(session) - timedelta(seconds=quiet_s)
+    horizon = database_now(session) - timedelta(seconds=quiet_s)
     found = []
     for mission in session.exec(select(Mission).where(Mission.status == "STACKED")).all():
         newest = session.exec(

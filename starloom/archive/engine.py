@@ -85,18 +85,10 @@ class Archive:
                 code="archive-unavailable",
             ) from error
 
-    def now(self, session: Session) -> datetime:
-        """Return the database's clock, which alone decides about leases: workers' clocks differ."""
-        if self.is_sqlite:
-            stamp = session.connection().execute(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')")).scalar_one()
-            return datetime.fromisoformat(stamp).replace(tzinfo=UTC)
-        moment: datetime = session.connection().execute(text("SELECT clock_timestamp()")).scalar_one()
-        return moment.astimezone(UTC)
-
     def ping(self) -> None:
         """Raise `Unavailable` unless the database answers."""
         with self.session() as session:
-            self.now(session)
+            database_now(session)
 
     def migrate(self, revision: str = "head") -> None:
         """Bring the schema to a revision and apply the status trigger again."""
@@ -123,6 +115,16 @@ class Archive:
     def dispose(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def database_now(session: Session) -> datetime:
+    """Return the database's clock, aware, UTC: it alone decides about leases, because workers' clocks differ."""
+    connection = session.connection()
+    if connection.dialect.name == "sqlite":
+        stamp = connection.execute(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')")).scalar_one()
+        return datetime.fromisoformat(stamp).replace(tzinfo=UTC)
+    moment: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return moment.astimezone(UTC)
 
 
 def _prepare_sqlite(engine: Engine) -> None:

@@ -96,7 +96,8 @@ def open_frame(path: Path) -> Iterator[OpenFrame]:
         ``unreadable``, ``no-image`` or ``not-2d``, naming the file.
     """
     try:
-        hdus = fits.open(path, memmap=True)
+        # Sections read only what they need either way; mapped, astropy refuses unsigned integers (BZERO).
+        hdus = fits.open(path, memmap=False)
     except (OSError, ValueError) as error:
         raise BadInput(
             f"{path} cannot be read as FITS: {error}",

@@ -146,9 +146,11 @@ def _tie(
         if known.any():
             w = 1 / err[known] ** 2
             offset = np.sum(w * (wanted[known] - log_scale[known])) / w.sum()
-            # The scatter of the zero points about the stars' solution counts where it exceeds their errors.
+            # The frames share their calibrators, hence the catalogue's error: averaging frames does not shrink
+            # it. The scatter of the zero points about the stars' solution counts where it exceeds their errors.
             chi2 = np.sum(w * ((wanted[known] - log_scale[known] - offset) / _LOG_PER_MAG) ** 2)
-            errors.insert(0, float(np.sqrt(max(1.0, chi2 / max(known.sum() - 1, 1)) / w.sum())))
+            excess = np.sqrt(max(1.0, chi2 / max(known.sum() - 1, 1)))
+            errors.insert(0, float(excess * np.sum(w * err[known]) / w.sum()))
             result[member] = log_scale[member] + offset
     if np.isfinite(result).any():
         return FluxScales(result, n_stars, output_zero_point, float(errors[0]))
@@ -162,8 +164,19 @@ def _tie(
     return FluxScales(result, n_stars, None, None)
 
 
+SKY_POWERS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
+"""Powers of u and v in a frame's sky: offset, gradient, and the bowl that vignetting leaves of a bright sky."""
+
+_GRADIENT_POINTS, _BOWL_POINTS = 12, 60
+
+
+def sky_basis(u: Floats, v: Floats) -> Floats:
+    """Return the terms of `SKY_POWERS` at positions of any one shape, stacked along a new first axis."""
+    return np.stack([u**i * v**j for i, j in SKY_POWERS])
+
+
 def sky_terms(samples: Floats, u: Floats, v: Floats) -> Floats:
-    """Fit an offset and a plane per frame to the differences between frames; what is common stays.
+    """Fit a smooth sky per frame to the differences between frames; what is common stays.
 
     Parameters
     ----------
@@ -175,12 +188,12 @@ def sky_terms(samples: Floats, u: Floats, v: Floats) -> Floats:
     Returns
     -------
     ndarray
-        ``(n, 3)`` terms to subtract; their mean over the frames is zero, so that nebulosity and the sky's
-        own level, which every frame shows, are left alone. Planes are fitted only to frames with at least
-        12 points in common with others.
+        ``(n, 6)`` terms of `SKY_POWERS` to subtract; their mean over the frames is zero, so that nebulosity and
+        the sky's own level, which every frame shows, are left alone. Gradients are fitted only to frames with at
+        least 12 points in common with others, second powers with 60.
     """
-    n = len(samples)
-    terms = np.zeros((n, 3))
+    n, k = len(samples), len(SKY_POWERS)
+    terms = np.zeros((n, k))
     seen = np.isfinite(samples)
     shared = seen & (seen.sum(axis=0) > 1)
     points = np.flatnonzero(shared.any(axis=0))
@@ -188,26 +201,24 @@ def sky_terms(samples: Floats, u: Floats, v: Floats) -> Floats:
         return terms
     frame, point = np.nonzero(shared[:, points])
     data = samples[:, points][frame, point]
-    uu, vv = u[points][point], v[points][point]
-    plane = (shared.sum(axis=1) >= 12)[frame].astype(float)
+    basis = sky_basis(u[points][point], v[points][point])
+    common = shared.sum(axis=1)
+    order = np.where(common >= _BOWL_POINTS, 2, np.where(common >= _GRADIENT_POINTS, 1, 0))
+    for term, powers in enumerate(SKY_POWERS):
+        basis[term] *= (order >= sum(powers))[frame]
     rows = np.arange(len(frame))
     level = float(np.median(data))
-    entries = [
-        (3 * frame, np.ones(len(frame))),
-        (3 * frame + 1, plane * uu),
-        (3 * frame + 2, plane * vv),
-        (3 * n + point, np.ones(len(frame))),
-    ]
-    column = np.concatenate([c for c, _ in entries])
-    value = np.concatenate([x for _, x in entries])
+    column = np.concatenate([k * frame + term for term in range(k)] + [k * n + point])
+    value = np.concatenate([*basis, np.ones(len(frame))])
     weight = np.ones(len(frame))
     for _ in range(4):
         matrix = sparse.csr_matrix(
-            (value * np.tile(weight, 4), (np.tile(rows, 4), column)), shape=(len(frame), 3 * n + len(points))
+            (value * np.tile(weight, k + 1), (np.tile(rows, k + 1), column)),
+            shape=(len(frame), k * n + len(points)),
         )
         solution = lsqr(matrix, weight * (data - level), atol=1e-12, btol=1e-12, iter_lim=4000)[0]
         residual = np.abs(matrix @ solution - weight * (data - level)) / weight
         spread = max(1.4826 * float(np.median(residual)), 1e-12)
         weight = 1 / np.sqrt(np.maximum(1, residual / (2 * spread)))
-    terms = solution[: 3 * n].reshape(n, 3)
+    terms = solution[: k * n].reshape(n, k)
     return np.asarray(terms - terms.mean(axis=0))

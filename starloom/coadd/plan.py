@@ -46,9 +46,9 @@ class PlanFrame(BaseModel):
     start: str | None = None
     scale: float = Field(default=1.0, description="Output units per ADU.")
     area: float = Field(default=1.0, description="Frame pixels per output pixel at the frame's centre.")
-    sky: tuple[float, float, float] = Field(
-        default=(0.0, 0.0, 0.0),
-        description="Offset and slopes, output units, over u, v in [-1, 1] of the grid; subtracted.",
+    sky: tuple[float, ...] = Field(
+        default=(0.0,) * 6,
+        description="Terms 1, u, v, u², uv, v², output units, over u, v in [-1, 1] of the grid; subtracted.",
     )
     sigma: float = Field(default=0.0, description="Sky noise of one resampled pixel, output units.")
     weight: float = Field(default=0.0, description="1 / sky variance of one output pixel's area.")
@@ -70,6 +70,16 @@ class Tile(BaseModel):
     def name(self) -> str:
         """File name stem of the tile's result."""
         return f"tile_{self.y0:06d}_{self.x0:06d}"
+
+
+class PinnedGrid(BaseModel):
+    """The grid of a product's first revision, which later revisions keep."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    band: str
+    pointing: int
+    grid: dict[str, Any]
 
 
 class StackPlan(BaseModel):

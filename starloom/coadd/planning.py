@@ -16,6 +16,7 @@ from starloom.coadd.match import flux_scales, sky_terms
 from starloom.coadd.measure import StarFluxes, star_fluxes
 from starloom.coadd.plan import (
     OUTPUT_ZERO_POINT_MAG,
+    PinnedGrid,
     PlanFrame,
     Reason,
     StackOptions,
@@ -53,6 +54,7 @@ def make_plan(
     options: StackOptions | None = None,
     *,
     target_radec: tuple[float, float] | None = None,
+    pinned: Sequence[PinnedGrid] = (),
 ) -> list[StackPlan]:
     """Plan one co-add per band and pointing.
 
@@ -62,6 +64,8 @@ def make_plan(
         Frames in any order; the plans keep it.
     target_radec
         The mission's target (deg, ICRS). Groups of frames that do not reach it get weight 0, ``off-target``.
+    pinned
+        Grids of an earlier revision: a group of the same band that touches one of them is stacked onto it.
 
     Raises
     ------
@@ -81,8 +85,10 @@ def make_plan(
             on = [group for group in groups if any(reaches(c.corners, target_radec) for c in group)]
             stray = [c for group in groups if group not in on for c in group]
             groups = on
-        for number, group in enumerate(groups, 1):
-            plans.append(_plan_group(band, number, group, stray if number == 1 else [], options))
+        for number, (group, grid) in enumerate(_numbered(groups, [p for p in pinned if p.band == band]), 1):
+            if group:
+                plans.append(_plan_group(band, number, group, stray, options, grid))
+                stray = []
     if not any(plan.used for plan in plans):
         reasons = {f.input.id: f.reason for plan in plans for f in plan.frames}
         raise BadInput(
@@ -93,10 +99,34 @@ def make_plan(
     return [plan for plan in plans if plan.used]
 
 
+def _numbered(
+    groups: list[list[_Candidate]], pinned: list[PinnedGrid]
+) -> list[tuple[list[_Candidate], dict[str, Any] | None]]:
+    """Give each group its place: those that touch a pinned grid the grid's number, the others what follows.
+
+    Groups that were apart and touch the same pinned grid become one.
+    """
+    slots: list[tuple[list[_Candidate], dict[str, Any] | None]] = []
+    rest = list(groups)
+    for pin in sorted(pinned, key=lambda p: p.pointing):
+        outline = footprint(_bare(pin.grid), (int(pin.grid["NAXIS2"]), int(pin.grid["NAXIS1"])))
+        mine = [g for g in rest if any(len(connected([outline, c.corners])) == 1 for c in g)]
+        rest = [g for g in rest if g not in mine]
+        slots.append(([c for g in mine for c in g], pin.grid))
+    return slots + [(g, None) for g in rest]
+
+
 def _plan_group(
-    band: str, number: int, group: list[_Candidate], stray: list[_Candidate], options: StackOptions
+    band: str,
+    number: int,
+    group: list[_Candidate],
+    stray: list[_Candidate],
+    options: StackOptions,
+    pinned: dict[str, Any] | None,
 ) -> StackPlan:
-    if options.target is not None:
+    if pinned is not None:
+        grid = pinned
+    elif options.target is not None:
         grid = read_target(options.target, max_pixels=options.max_pixels)
     else:
         scale = options.scale_arcsec or choose_scale(
@@ -209,6 +239,5 @@ def _with_sky(
     terms = sky_terms(samples, x / max(nx - 1, 1) * 2 - 1, y / max(ny - 1, 1) * 2 - 1)
     result = list(frames)
     for row, i in enumerate(used):
-        a, b, c = (float(t) for t in terms[row])
-        result[i] = frames[i].model_copy(update={"sky": (a, b, c)})
+        result[i] = frames[i].model_copy(update={"sky": tuple(float(t) for t in terms[row])})
     return result

@@ -1,24 +1,25 @@
-"""A small asinh picture of a product, north up."""
+"""Small pictures of images and maps, first row of the array at the bottom, as astronomers look at them."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from numpy.typing import NDArray
 
 
-def write_preview(product: Path, out: Path, *, max_px: int = 1600) -> Path:
-    """Write a grey PNG of a product's ``SCI``, at most ``max_px`` a side (asinh stretch, Lupton et al. 1999)."""
-    from PIL import Image
+def asinh_png(data: NDArray[Any]) -> bytes:
+    """Return a grey PNG of an image, asinh stretched from 2 sigma below the sky (Lupton et al. 1999).
 
-    with fits.open(product, memmap=True) as hdus:
-        section = hdus["SCI"].section
-        ny, nx = hdus["SCI"].shape
-        step = max(1, -(-max(ny, nx) // max_px))
-        rows = [np.asarray(section[y : y + 1, :], np.float32)[0, ::step] for y in range(0, ny, step)]
-    # Row 0 of a FITS image is its south edge, of a PNG the top.
-    data = np.stack(rows)[::-1]
+    Parameters
+    ----------
+    data
+        Image, shape ``(ny, nx)``; NaN is black.
+    """
+    data = np.asarray(data, np.float32)
     finite = data[np.isfinite(data)]
     if finite.size == 0:
         finite = np.zeros(1, np.float32)
@@ -26,9 +27,37 @@ def write_preview(product: Path, out: Path, *, max_px: int = 1600) -> Path:
     sigma = max(1.4826 * float(np.median(np.abs(finite - sky))), 1e-12)
     top = max(float(np.percentile(finite, 99.8)), sky + 20 * sigma)
     stretched = np.arcsinh((np.nan_to_num(data, nan=sky - 2 * sigma) - sky + 2 * sigma) / (3 * sigma))
-    stretched /= np.arcsinh((top - sky + 2 * sigma) / (3 * sigma))
-    picture = Image.fromarray((np.clip(stretched, 0, 1) * 255).astype(np.uint8))
+    return _png(stretched / np.arcsinh((top - sky + 2 * sigma) / (3 * sigma)))
+
+
+def linear_png(data: NDArray[Any]) -> bytes:
+    """Return a grey PNG of a map, linear from 0 (black) to its maximum (white)."""
+    data = np.nan_to_num(np.asarray(data, np.float32))
+    return _png(data / max(float(data.max()), 1e-12))
+
+
+def _png(values: NDArray[Any]) -> bytes:
+    from PIL import Image
+
+    # Row 0 of a FITS image is its south edge, of a PNG the top.
+    buffer = io.BytesIO()
+    Image.fromarray((np.clip(values[::-1], 0, 1) * 255).astype(np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def thinned(path: Path, extension: str, *, max_px: int = 1600) -> NDArray[np.float32]:
+    """Return every n-th pixel of an image, at most ``max_px`` a side, without reading the others' rows."""
+    with fits.open(path, memmap=True) as hdus:
+        section = hdus[extension].section
+        ny, nx = hdus[extension].shape
+        step = max(1, -(-max(ny, nx) // max_px))
+        rows = [np.asarray(section[y : y + 1, :], np.float32)[0, ::step] for y in range(0, ny, step)]
+    return np.stack(rows)
+
+
+def write_preview(product: Path, out: Path, *, max_px: int = 1600) -> Path:
+    """Write a PNG of a product's ``SCI``, north up, at most ``max_px`` a side."""
     temporary = out.with_name(f".{out.name}.part")
-    picture.save(temporary, format="PNG")
+    temporary.write_bytes(asinh_png(thinned(product, "SCI", max_px=max_px)))
     temporary.replace(out)
     return out

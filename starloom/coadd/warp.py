@@ -12,6 +12,7 @@ from reproject import reproject_interp
 from scipy import ndimage
 
 from starloom.coadd.inputs import open_frame, wcs_from_cards
+from starloom.coadd.match import sky_basis
 from starloom.coadd.plan import PlanFrame, StackPlan, Tile
 
 Kernel = Literal["bilinear", "lanczos3"]
@@ -202,7 +203,7 @@ class FrameWarper:
             values = values.reshape(values.shape[0] // n, n, -1, n).sum(axis=(1, 3))
         out = np.full((tile.ny, tile.nx), np.nan, np.float32)
         out[r0 // n : r1 // n, c0 // n : c1 // n] = values
-        out -= sky_plane(frame.sky, self._plan.shape, tile)
+        out -= sky_surface(frame.sky, self._plan.shape, tile)
         return out
 
     def _bilinear(
@@ -217,9 +218,9 @@ class FrameWarper:
         return np.asarray(values, dtype=np.float64)
 
 
-def sky_plane(terms: tuple[float, float, float], shape: tuple[int, int], tile: Tile) -> NDArray[np.float64]:
-    """Return the fitted sky plane over a tile, output units."""
+def sky_surface(terms: tuple[float, ...], shape: tuple[int, int], tile: Tile) -> NDArray[np.float64]:
+    """Return the fitted sky over a tile, output units."""
     ny, nx = shape
     u = (tile.x0 + np.arange(tile.nx)) / max(nx - 1, 1) * 2 - 1
     v = (tile.y0 + np.arange(tile.ny)) / max(ny - 1, 1) * 2 - 1
-    return terms[0] + terms[1] * u[None, :] + terms[2] * v[:, None]
+    return np.tensordot(np.asarray(terms), sky_basis(*np.meshgrid(u, v)), axes=1)

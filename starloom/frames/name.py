@@ -37,7 +37,8 @@ class BadName(BadInput):
 
     code = "bad-name"
     hint = (
-        "Name it ObsReq-{id}_TelID-{node}_{start}.fits, e.g. ObsReq-550_TelID-T42_20251201T013000.fits, "
+        "Name it ObsReq-{id}_TelID-{node}_{start}.fits, e.g. ObsReq-550_TelID-T42_20251201T013000.fits, or "
+        "Cal-{bias|dark|flat}_TelID-{node}_{start}.fits, e.g. Cal-dark_TelID-T42_20251201T013000.fits, "
         "with the start of the exposure in UTC."
     )
 

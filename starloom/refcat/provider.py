@@ -55,6 +55,16 @@ class CatalogStars:
 class Refcat(Protocol):
     """A star catalogue that answers cone searches and can feed the plate solver."""
 
+    @property
+    def band(self) -> str:
+        """Passband of its magnitudes."""
+        ...
+
+    @property
+    def catalog(self) -> str:
+        """Its name."""
+        ...
+
     def cone(self, ra_deg: float, dec_deg: float, radius_deg: float, *, limit: int | None = None) -> CatalogStars:
         """Return the stars within ``radius_deg`` of a point, brightest first, at most ``limit`` of them."""
         ...
@@ -84,8 +94,8 @@ class Tycho2:
     Høg et al. 2000, A&A 355, L27.
     """
 
-    band = "VT"
-    catalog = "Tycho-2"
+    band: str = "VT"
+    catalog: str = "Tycho-2"
 
     def __init__(self, path: Path = TYCHO2_FILE, *, sha256: str | None = TYCHO2_SHA256) -> None:
         if not path.is_file():

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError, StatementError
 from sqlmodel import SQLModel, select
 
 from starloom.archive import Archive, claims
+from starloom.archive.engine import database_now
 from starloom.archive.models import (
     Frame,
     Mission,
@@ -55,7 +56,7 @@ def add_ready_frame(archive: Archive, name: str, mission: str = "550", *, ready:
         frame = Frame(
             name=name, node_id="T42", obs_req=mission, mission_id=mission, start_utc=START, pixel_digest=name
         )
-        frame.ready_at = archive.now(session) if ready else None
+        frame.ready_at = database_now(session) if ready else None
         session.add(frame)
         session.flush()
         solution = Solution(
@@ -185,8 +186,8 @@ def test_bind_publish_and_the_next_revision(archive: Archive) -> None:
         assert mission.status == "STACKED"
         assert len(session.exec(select(Product)).all()) == 1
         assert session.exec(select(RevisionInput)).one().weight == 1.0
-        assert [m.id for m in claims.stale_missions(session, archive, 0.0)] == ["550"]
-        assert claims.stale_missions(session, archive, 3600.0) == []
+        assert [m.id for m in claims.stale_missions(session, 0.0)] == ["550"]
+        assert claims.stale_missions(session, 3600.0) == []
     again = claims.claim(archive, "550", set_status(archive, "550", "COMPLETE"), "b", 60)
     assert (again.n, again.epoch) == (2, 2)
     assert {item.frame.id for item in claims.bind(archive, again, {}, 1)} == {first, late}

@@ -11,7 +11,7 @@ from astropy.io import fits
 
 from starloom.coadd import StackOptions, make_plan, read_input, stack_files, stack_tile, write_preview
 from starloom.coadd.combine import FrameNoise, combine
-from starloom.coadd.match import sky_terms
+from starloom.coadd.match import sky_basis, sky_terms
 from starloom.coadd.warp import noise_factor
 
 
@@ -90,8 +90,8 @@ def test_sky_terms_keep_what_is_common():
     rng = np.random.default_rng(1)
     u, v = (a.ravel() for a in np.meshgrid(np.linspace(-1, 1, 20), np.linspace(-1, 1, 20)))
     nebula = 300 * np.exp(-4 * (u**2 + v**2))
-    truth = rng.normal(0, 50, (4, 3))
+    truth = rng.normal(0, 50, (4, 6))
     truth -= truth.mean(axis=0)
-    samples = nebula + truth @ np.stack([np.ones_like(u), u, v])
+    samples = nebula + truth @ sky_basis(u, v)
     samples[0, u > 0.5] = np.nan
     np.testing.assert_allclose(sky_terms(samples, u, v), truth, atol=1e-3)

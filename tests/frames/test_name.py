@@ -100,3 +100,13 @@ def test_times_must_be_utc_to_be_written() -> None:
         format_name(FrameName("light", "550", "T42", east, False))
     with pytest.raises(BadName):
         format_name(FrameName("light", "5_50", "T42", START, False))
+
+
+def test_the_hint_shows_both_forms() -> None:
+    with pytest.raises(BadName) as caught:
+        parse_name("m31.fits")
+    for word in caught.value.hint.split():
+        if word.endswith(".fits,") and "{" not in word:
+            parse_name(word.rstrip(","))
+    assert "ObsReq-550_TelID-T42" in caught.value.hint
+    assert "Cal-dark_TelID-T42" in caught.value.hint

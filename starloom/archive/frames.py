@@ -1,0 +1,457 @@
+"""Frames in the archive: registered, stepped, refused, parked, found again. Callers give the transaction.
+
+Steps are idempotent and keyed by content, so two runs may work on one frame at the same time: whoever settles a
+step first has settled it, and the other's word changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID, uuid5
+
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col, func, or_, select
+
+from starloom.archive.claims import locked_mission
+from starloom.archive.engine import database_now
+from starloom.archive.models import STEPS, Announcement, Frame
+from starloom.errors import BadInput
+
+Step = Literal["ingest", "calibrate", "solve", "measure"]
+
+#: A frame that nobody has settled for this long after it was last touched was left behind by a lost run.
+LOST_AFTER_S = 600.0
+#: ``Frame.plane`` of a mosaic whose colour planes go on as frames of their own.
+MOSAIC = "CFA"
+PLANES = ("R", "G1", "G2", "B")
+#: Attempts at one frame before it is given up and an operator told.
+ATTEMPTS = 12
+
+
+def get(session: Session, frame_id: str) -> Frame:
+    """Return a frame.
+
+    Raises
+    ------
+    BadInput
+        ``no-such-frame``.
+    """
+    frame = session.get(Frame, frame_id)
+    if frame is None:
+        raise BadInput(
+            f"no frame {frame_id}",
+            code="no-such-frame",
+            hint="`starloom frames list` shows the ids.",
+        )
+    return frame
+
+
+def find(session: Session, name_or_id: str) -> Frame:
+    """Return a frame by its id, or the newest one of that file name."""
+    frame = session.get(Frame, name_or_id)
+    if frame is not None:
+        return frame
+    newest = select(Frame).where(Frame.name == name_or_id).order_by(col(Frame.received_at).desc()).limit(1)
+    found = session.exec(newest).first()
+    return found or get(session, name_or_id)
+
+
+def _locked(session: Session, frame_id: str) -> Frame:
+    query = select(Frame).where(Frame.id == frame_id).with_for_update()
+    frame = session.exec(query.execution_options(populate_existing=True)).first()
+    return frame or get(session, frame_id)
+
+
+def _touch(session: Session, frame: Frame, *, again_after_s: float | None = LOST_AFTER_S) -> None:
+    """Raise the version and set when ``sweep`` may take the frame up; None: it needs nobody."""
+    frame.version += 1
+    frame.next_attempt_at = (
+        None if again_after_s is None else database_now(session) + timedelta(seconds=again_after_s)
+    )
+
+
+def is_settled(frame: Frame) -> bool:
+    """Tell whether nothing more will happen to the frame by itself."""
+    if frame.disposition != "active" or any(getattr(frame, step) == "failed" for step in STEPS):
+        return True
+    if frame.kind != "light":
+        return frame.ingest == "ok"
+    if frame.plane == MOSAIC:
+        return frame.calibrate == "ok"
+    return all(getattr(frame, step) == "ok" for step in STEPS)
+
+
+def state_of(frame: Frame) -> str:
+    """Return one word for people: ready, processing, duplicate, quarantined, solve-failed, filed, split, …"""
+    if frame.disposition != "active":
+        return frame.disposition
+    if frame.ready_at is not None:
+        return "ready"
+    for step in STEPS:
+        if getattr(frame, step) == "failed":
+            return f"{step}-failed"
+    if not is_settled(frame):
+        return "processing"
+    return "split" if frame.plane == MOSAIC else "filed"
+
+
+def discover(
+    session: Session,
+    *,
+    inbox_key: str,
+    etag: str,
+    name: str,
+    node_id: str,
+    obs_req: str | None,
+    kind: str,
+    start_utc: datetime | None,
+) -> Frame | None:
+    """Register an object of the inbox; None when it is known already.
+
+    A node that overwrites its own object before it was read has corrected itself: the same row goes on.
+    """
+    known = session.exec(select(Frame).where(Frame.inbox_key == inbox_key)).first()
+    if known is not None:
+        known.inbox_etag = etag
+        return None
+    frame = Frame(
+        name=name,
+        node_id=node_id,
+        obs_req=obs_req,
+        kind=kind,
+        start_utc=start_utc,
+        inbox_key=inbox_key,
+        inbox_etag=etag,
+        next_attempt_at=database_now(session) + timedelta(seconds=LOST_AFTER_S),
+    )
+    session.add(frame)
+    waiting = select(Announcement).where(
+        Announcement.node_id == node_id, Announcement.name == name, col(Announcement.arrived_at).is_(None)
+    )
+    for announcement in session.exec(waiting).all():
+        announcement.arrived_at = database_now(session)
+    session.flush()
+    return frame
+
+
+def claim_step(session: Session, frame_id: str, step: Step) -> bool:
+    """Tell whether the step is this frame's next one, and push the time at which it counts as lost."""
+    frame = _locked(session, frame_id)
+    before = STEPS[: STEPS.index(step)]
+    wanted = (
+        frame.disposition == "active"
+        and getattr(frame, step) == "pending"
+        and all(getattr(frame, earlier) == "ok" for earlier in before)
+        and (step == "ingest" or frame.kind == "light")
+        and (step in ("ingest", "calibrate") or frame.plane != MOSAIC)
+    )
+    if wanted:
+        _touch(session, frame)
+    return wanted
+
+
+def settle_step(
+    session: Session,
+    frame_id: str,
+    step: Step,
+    *,
+    code: str | None = None,
+    hint: str | None = None,
+    **values: Any,
+) -> Frame:
+    """Write a step's outcome: ok, or failed with a code. A step settled meanwhile by another run stays.
+
+    ``values`` are columns of the frame that the step has found out.
+    """
+    frame = _locked(session, frame_id)
+    if getattr(frame, step) != "pending" or frame.disposition != "active":
+        return frame
+    for column, value in values.items():
+        setattr(frame, column, value)
+    setattr(frame, step, "failed" if code else "ok")
+    setattr(frame, f"{step}_code", code)
+    if code:
+        frame.disposition_hint = hint
+        frame.last_error = {"code": code, "hint": hint, "step": step}
+    _touch(session, frame, again_after_s=None if is_settled(frame) else LOST_AFTER_S)
+    _mark_ready_if_settled(session, frame)
+    return frame
+
+
+def _mark_ready_if_settled(session: Session, frame: Frame) -> None:
+    usable = frame.disposition == "active" and frame.kind == "light"
+    if frame.ready_at is not None or not usable or any(getattr(frame, step) != "ok" for step in STEPS):
+        return
+    if frame.mission_id is not None:
+        # Shared with other frames, exclusive with `bind`: a frame is either bound now or seen as late.
+        locked_mission(session, frame.mission_id, shared=True)
+    frame.ready_at = database_now(session)
+    frame.last_error = None
+
+
+def plane_ids(mosaic: Frame) -> list[str]:
+    """Return the ids of the colour planes of a mosaic."""
+    return [uuid5(UUID(mosaic.id), plane).hex for plane in PLANES]
+
+
+def add_planes(session: Session, mosaic: Frame, bands: dict[str, str]) -> list[Frame]:
+    """Register the colour planes of a mosaic as frames of their own, once; ``bands`` maps plane to band.
+
+    A plane's id and digest follow from its mosaic's, so repeating this changes nothing.
+    """
+    planes = []
+    for plane, band in bands.items():
+        plane_id = uuid5(UUID(mosaic.id), plane).hex
+        known = session.get(Frame, plane_id)
+        if known is None:
+            copied = mosaic.model_dump(
+                include={
+                    "name", "node_id", "obs_req", "mission_id", "instrument_id", "kind", "start_utc", "exposure_s",
+                    "filter", "raw_key", "raw_version", "raw_sha256", "raw_bytes", "header", "flags",
+                    "received_at", "embargo_until", "licence", "credit",
+                }
+            )  # fmt: skip
+            digest = hashlib.sha256(f"{mosaic.pixel_digest}:{plane}".encode()).hexdigest()
+            known = Frame(
+                id=plane_id, plane=plane, band=band, pixel_digest=digest, ingest="ok", calibrate="ok", **copied
+            )
+            session.add(known)
+            _touch(session, known)
+        planes.append(known)
+    session.flush()
+    return planes
+
+
+def add_flags(frame: Frame, *flags: str) -> None:
+    """Add quality flags; a new list, because the database sees only assignments."""
+    frame.flags = sorted({*frame.flags, *flags})
+
+
+def record_ingest(session: Session, frame_id: str, *, pixel_digest: str, **values: Any) -> Frame:
+    """File a frame that passed all checks: by its pixels it is new, a duplicate, or in conflict with its name.
+
+    Identity is node, start and decoded pixels within one mission. Another header or another compression changes
+    nothing: ``duplicate``. The same node, start and mission with other pixels: ``name-conflict``.
+    """
+    frame = _locked(session, frame_id)
+    if frame.ingest != "pending" or frame.disposition != "active":
+        return frame
+    for column, value in values.items():
+        setattr(frame, column, value)
+    twin = _twin(session, frame)
+    if twin is None:
+        try:
+            with session.begin_nested():
+                frame.pixel_digest = pixel_digest
+                frame.ingest = "ok"
+                session.flush()
+        except IntegrityError:  # the same pixels were committed by another run a moment ago
+            session.refresh(frame)
+            for column, value in values.items():
+                setattr(frame, column, value)
+            twin = _twin(session, frame)
+    if twin is not None:
+        frame.ingest = "ok"
+        frame.pixel_digest = pixel_digest
+        if twin.pixel_digest == pixel_digest:
+            frame.disposition, frame.disposition_code = "duplicate", "duplicate"
+            frame.disposition_hint = "These pixels arrived before; nothing to do."
+        else:
+            frame.disposition, frame.disposition_code = "quarantined", "name-conflict"
+            frame.disposition_hint = (
+                "Another frame of this node, mission and start time has other pixels; correct the start time "
+                "in the name, or withdraw the other frame."
+            )
+        frame.duplicate_of = twin.id
+    if frame.obs_req is not None and frame.mission_id is None:
+        add_flags(frame, "unknown-mission")
+    _touch(session, frame, again_after_s=None if is_settled(frame) else LOST_AFTER_S)
+    session.flush()
+    return frame
+
+
+def _twin(session: Session, frame: Frame) -> Frame | None:
+    """Return the active frame that holds this one's place (mission, node, start), if there is one."""
+    with session.no_autoflush:
+        return session.exec(
+            select(Frame).where(
+                Frame.node_id == frame.node_id,
+                Frame.start_utc == frame.start_utc,
+                Frame.obs_req == frame.obs_req if frame.obs_req else col(Frame.obs_req).is_(None),
+                Frame.kind == frame.kind,
+                Frame.disposition == "active",
+                Frame.ingest == "ok",
+                Frame.id != frame.id,
+            )
+        ).first()
+
+
+def quarantine(session: Session, frame_id: str, code: str, hint: str, *, raw_key: str | None = None) -> Frame:
+    """Set a frame aside for good, with the reason; its bytes are kept."""
+    frame = _locked(session, frame_id)
+    if frame.disposition != "active":
+        return frame
+    frame.disposition, frame.disposition_code, frame.disposition_hint = "quarantined", code, hint[:500]
+    if frame.ingest == "pending":
+        frame.ingest, frame.ingest_code = "failed", code
+    if raw_key is not None:
+        frame.raw_key = raw_key
+    frame.ready_at = None
+    _touch(session, frame, again_after_s=None)
+    return frame
+
+
+def withdraw(session: Session, frame_id: str, reason: str) -> Frame:
+    """Take a frame out by its owner's or an operator's word; pixels stay, later revisions do without it."""
+    frame = _locked(session, frame_id)
+    if frame.mission_id is not None:
+        locked_mission(session, frame.mission_id, shared=True)
+    frame.disposition, frame.disposition_code, frame.disposition_hint = "withdrawn", "withdrawn", reason[:500]
+    frame.ready_at = None
+    _touch(session, frame, again_after_s=None)
+    return frame
+
+
+def requeue(session: Session, frame_id: str) -> Frame:
+    """Try a frame again from its first step that is not ok; a quarantined or withdrawn one becomes active.
+
+    Raises
+    ------
+    BadInput
+        ``frame-is-duplicate``: its pixels are already in the archive under another id.
+    """
+    frame = _locked(session, frame_id)
+    if frame.disposition == "duplicate":
+        raise BadInput(
+            f"frame {frame.id} is a duplicate of {frame.duplicate_of}",
+            code="frame-is-duplicate",
+            hint=f"Requeue {frame.duplicate_of} instead.",
+        )
+    frame.disposition, frame.disposition_code, frame.disposition_hint = "active", None, None
+    for step in STEPS:
+        if getattr(frame, step) == "failed":
+            setattr(frame, step, "pending")
+            setattr(frame, f"{step}_code", None)
+    frame.attempts = 0
+    frame.last_error = None
+    frame.duplicate_of = None
+    _touch(session, frame, again_after_s=0.0)
+    if is_settled(frame):
+        frame.next_attempt_at = None
+    _mark_ready_if_settled(session, frame)
+    return frame
+
+
+def park(session: Session, frame_id: str, record: dict[str, Any], wait_s: float) -> Frame:
+    """Record an error that may pass, and when to try again; after `ATTEMPTS` the frame is quarantined."""
+    frame = _locked(session, frame_id)
+    if is_settled(frame):
+        return frame
+    frame.attempts += 1
+    frame.last_error = record
+    if frame.attempts >= ATTEMPTS:
+        return quarantine(session, frame_id, "retries-exhausted", str(record.get("message", ""))[:500])
+    _touch(session, frame, again_after_s=wait_s)
+    return frame
+
+
+def due(session: Session, limit: int) -> Sequence[Frame]:
+    """Return frames whose next attempt is due, longest waiting first."""
+    return session.exec(
+        select(Frame)
+        .where(Frame.disposition == "active", col(Frame.next_attempt_at) <= database_now(session))
+        .order_by(col(Frame.next_attempt_at))
+        .limit(limit)
+    ).all()
+
+
+def hold(session: Session, frame_ids: Sequence[str]) -> None:
+    """Say that frames have been handed to a run: they count as lost only after `LOST_AFTER_S` again."""
+    for frame_id in frame_ids:
+        _touch(session, _locked(session, frame_id))
+
+
+def is_referenced(session: Session, key: str) -> bool:
+    """Tell whether a frame's row speaks of a solved copy or source list."""
+    query = select(Frame.id).where(or_(Frame.solved_key == key, Frame.sources_key == key)).limit(1)
+    return session.exec(query).first() is not None
+
+
+def leave_inbox(session: Session, frame_id: str) -> None:
+    """Forget the inbox object, which is gone: the same name may come again."""
+    _locked(session, frame_id).inbox_key = None
+
+
+def announce(
+    session: Session,
+    *,
+    node_id: str,
+    name: str,
+    obs_req: str | None,
+    size: int,
+    sha256: str,
+    expires_at: datetime,
+) -> None:
+    """Note that a frame is on its way; said again, it lives longer."""
+    known = session.exec(
+        select(Announcement).where(
+            Announcement.node_id == node_id, Announcement.name == name, Announcement.sha256 == sha256
+        )
+    ).first()
+    if known is not None:
+        known.expires_at = expires_at
+        return
+    arrived = session.exec(select(Frame.id).where(Frame.node_id == node_id, Frame.name == name)).first()
+    session.add(
+        Announcement(
+            node_id=node_id,
+            name=name,
+            obs_req=obs_req,
+            size=size,
+            sha256=sha256,
+            announced_at=database_now(session),
+            expires_at=expires_at,
+            arrived_at=database_now(session) if arrived else None,
+        )
+    )
+
+
+def in_flight(session: Session, obs_req: str) -> int:
+    """Count what a mission should wait for: announced and not here, or here and not settled."""
+    announced = session.exec(
+        select(func.count()).where(
+            Announcement.obs_req == obs_req,
+            col(Announcement.arrived_at).is_(None),
+            col(Announcement.expires_at) > database_now(session),
+        )
+    ).one()
+    open_frames = select(Frame).where(
+        Frame.obs_req == obs_req,
+        Frame.disposition == "active",
+        Frame.kind == "light",
+        col(Frame.ready_at).is_(None),
+        or_(*(getattr(Frame, step) == "pending" for step in STEPS)),
+    )
+    return announced + sum(not is_settled(frame) for frame in session.exec(open_frames).all())
+
+
+def list_frames(
+    session: Session,
+    *,
+    mission: str | None = None,
+    node: str | None = None,
+    disposition: str | None = None,
+    limit: int = 200,
+) -> Sequence[Frame]:
+    """Return frames, newest first."""
+    query = select(Frame)
+    if mission is not None:
+        query = query.where(Frame.obs_req == mission)
+    if node is not None:
+        query = query.where(Frame.node_id == node)
+    if disposition is not None:
+        query = query.where(Frame.disposition == disposition)
+    return session.exec(query.order_by(col(Frame.received_at).desc(), col(Frame.id)).limit(limit)).all()

@@ -1,0 +1,97 @@
+"""Which frames cover a point of the sky: a HEALPix index in front of the exact footprints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from astropy import units as u
+from astropy_healpix import HEALPix
+from numpy.typing import NDArray
+from sqlalchemy import delete
+from sqlmodel import Session, col, select
+
+from starloom.archive.models import Frame, FrameCell, Solution
+
+#: 0.46° cells: a frame of a degree touches a dozen of them, a wide-field one of 10° some 600.
+NSIDE = 128
+_GRID = HEALPix(nside=NSIDE, order="nested")
+
+Points = Sequence[Sequence[float]]
+
+
+def _unit(points: Points) -> NDArray[np.float64]:
+    ra, dec = np.radians(np.asarray(points, float)).T
+    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
+
+
+def _circle(corners: Points) -> tuple[float, float, float]:
+    """Return centre and radius, degrees, of a circle that holds a convex footprint."""
+    vectors = _unit(corners)
+    middle = vectors.sum(axis=0) / np.linalg.norm(vectors.sum(axis=0))
+    radius = np.degrees(np.arccos(np.clip((vectors @ middle).min(), -1, 1)))
+    return (
+        float(np.degrees(np.arctan2(middle[1], middle[0])) % 360),
+        float(np.degrees(np.arcsin(middle[2]))),
+        radius,
+    )
+
+
+def cells_of(corners: Points) -> list[int]:
+    """Return the HEALPix cells (nested, `NSIDE`) that a footprint may touch; some neighbours too many."""
+    ra, dec, radius = _circle(corners)
+    return [int(cell) for cell in _GRID.cone_search_lonlat(ra * u.deg, dec * u.deg, radius * u.deg)]
+
+
+def index_frame(session: Session, frame_id: str, corners: Points) -> None:
+    """Replace the frame's cells by those of its footprint."""
+    session.exec(delete(FrameCell).where(col(FrameCell.frame_id) == frame_id))
+    session.add_all(FrameCell(frame_id=frame_id, cell=cell) for cell in cells_of(corners))
+
+
+def frames_covering(session: Session, ra_deg: float, dec_deg: float, radius_deg: float = 0.0) -> list[Frame]:
+    """Return the active frames whose footprint comes within ``radius_deg`` of a point (deg, ICRS).
+
+    Cost follows the number of frames near the point, not the size of the archive.
+    """
+    wanted = _GRID.cone_search_lonlat(ra_deg * u.deg, dec_deg * u.deg, max(radius_deg, 1e-6) * u.deg)
+    near = select(FrameCell.frame_id).where(col(FrameCell.cell).in_(int(cell) for cell in wanted)).distinct()
+    rows = session.exec(
+        select(Frame, Solution)
+        .join(Solution, col(Solution.frame_id) == Frame.id)
+        .where(col(Frame.id).in_(near), Frame.disposition == "active", col(Solution.current).is_(True))
+        .order_by(col(Frame.start_utc), col(Frame.id))
+    ).all()
+    point = (ra_deg, dec_deg)
+    return [frame for frame, solution in rows if distance_deg(point, solution.footprint) <= radius_deg]
+
+
+def distance_deg(point: Sequence[float], corners: Points) -> float:
+    """Return the angle, degrees, from a point (deg) to a convex footprint, 0 inside, whatever way it runs."""
+    return _distance(_unit([point])[0], _unit(corners))
+
+
+def _distance(point: NDArray[np.float64], vectors: NDArray[np.float64]) -> float:
+    edges = list(zip(vectors, np.roll(vectors, -1, axis=0), strict=True))
+    sides = [float(np.dot(np.cross(a, b), point)) for a, b in edges]
+    in_front = float(vectors.sum(axis=0) @ point) > 0
+    if in_front and (all(side >= 0 for side in sides) or all(side <= 0 for side in sides)):
+        return 0.0
+    return float(np.degrees(min(_arc_distance(point, a, b) for a, b in edges)))
+
+
+def _arc_distance(point: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Return the angle, radians, from a point to the great-circle arc between two others."""
+    normal = np.cross(a, b)
+    length = np.linalg.norm(normal)
+    ends: Iterable[float] = (_angle(point, a), _angle(point, b))
+    if length < 1e-15:
+        return min(ends)
+    normal = normal / length
+    foot = point - (point @ normal) * normal
+    between = np.cross(a, foot) @ normal >= 0 and np.cross(foot, b) @ normal >= 0
+    return float(abs(np.arcsin(np.clip(point @ normal, -1, 1)))) if between else min(ends)
+
+
+def _angle(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    return float(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b))

@@ -1,0 +1,47 @@
+"""Astrometry: find a frame's stars, solve, refine and judge its WCS."""
+
+from __future__ import annotations
+
+from starloom.astrometry.detect import StarList, detect_stars
+from starloom.astrometry.frame import Parts, SolveOutcome, solve_files, solve_pixels
+from starloom.astrometry.refine import WcsFit, held_out_residual, refine_wcs
+from starloom.astrometry.seams import (
+    Candidate,
+    CatalogProvider,
+    Detector,
+    Hint,
+    Refiner,
+    Solver,
+    Unsolved,
+    Verifier,
+)
+from starloom.astrometry.solve import SeizaSolver
+from starloom.astrometry.solved_file import write_solved
+from starloom.astrometry.verify import Limits, Verdict, judge
+from starloom.astrometry.wcs import PlaneMap
+
+__all__ = [
+    "Candidate",
+    "CatalogProvider",
+    "Detector",
+    "Hint",
+    "Limits",
+    "Parts",
+    "PlaneMap",
+    "Refiner",
+    "SeizaSolver",
+    "SolveOutcome",
+    "Solver",
+    "StarList",
+    "Unsolved",
+    "Verdict",
+    "Verifier",
+    "WcsFit",
+    "detect_stars",
+    "held_out_residual",
+    "judge",
+    "refine_wcs",
+    "solve_files",
+    "solve_pixels",
+    "write_solved",
+]

@@ -1,0 +1,98 @@
+"""Batches and chunks of frames: what flows hand to tasks instead of pixels.
+
+A task run costs the orchestrator more than most steps cost the frame, so a task takes a chunk of frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, Field
+
+from starloom.archive import frames as frame_rows
+from starloom.errors import StarloomError
+
+if TYPE_CHECKING:
+    from starloom.hub import Hub
+
+log = logging.getLogger(__name__)
+
+#: First wait of a parked frame, seconds; doubled with every attempt, a day at most.
+PARK_BASE_S = 30.0
+PARK_MAX_S = 86400.0
+
+
+class FrameChunk(BaseModel):
+    """A handful of frames that one task works on."""
+
+    name: str = Field(description="Where it stands in its batch, for people.")
+    frame_ids: list[str] = Field(description="Archive ids.")
+
+
+class FrameBatch(BaseModel):
+    """Frames that arrived together; ``process-frames`` takes one batch per run."""
+
+    name: str = Field(description="Name of the run in the Prefect UI.")
+    frame_ids: list[str] = Field(description="Archive ids.")
+    chunk_size: int = Field(default=8, ge=1, description="Frames per task.")
+
+    @property
+    def key(self) -> str:
+        """Idempotency key: the same batch asked for twice is one run."""
+        return "batch:" + hashlib.sha256(" ".join([self.name, *self.frame_ids]).encode()).hexdigest()[:32]
+
+    def chunks(self) -> list[FrameChunk]:
+        """Split into chunks of at most ``chunk_size`` frames."""
+        parts = [self.frame_ids[i : i + self.chunk_size] for i in range(0, len(self.frame_ids), self.chunk_size)]
+        return [FrameChunk(name=f"{i + 1}/{len(parts)}", frame_ids=part) for i, part in enumerate(parts)]
+
+
+def batches(frame_ids: Iterable[str], label: str, *, chunk_size: int, batch_size: int = 64) -> list[FrameBatch]:
+    """Put frame ids into batches named ``label`` with the time and their number."""
+    ids = list(frame_ids)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    return [
+        FrameBatch(
+            name=f"{label} {stamp} {len(part)} frames" + (f" #{i // batch_size + 1}" if i else ""),
+            frame_ids=part,
+            chunk_size=chunk_size,
+        )
+        for i in range(0, len(ids), batch_size)
+        if (part := ids[i : i + batch_size])
+    ]
+
+
+def advance(hub: Hub, chunk: FrameChunk, step: Callable[[Hub, str], None]) -> FrameChunk:
+    """Run one step for every frame of the chunk; a frame that fails for now is parked, not lost.
+
+    A step commits its own outcome, fatal ones included. What reaches us here is an error that may pass
+    (a service down, the disk full) or one nobody foresaw: the frame is parked with the error and its next
+    attempt's time, and its neighbours go on.
+    """
+    for frame_id in chunk.frame_ids:
+        try:
+            step(hub, frame_id)
+        except Exception as error:  # recorded in the archive; sweep tries again
+            log.exception("frame=%s %s parked", frame_id, step.__module__)
+            park(hub, frame_id, error)
+    return chunk
+
+
+def park(hub: Hub, frame_id: str, error: Exception) -> None:
+    """Record the error and set the time of the next attempt, doubling from 30 s to a day."""
+    if isinstance(error, StarloomError):
+        record = error.as_dict()
+    else:
+        record = {
+            "code": "unexpected",
+            "message": f"{type(error).__name__}: {error}",
+            "hint": "Report this with the worker's log; the frame is tried again.",
+            "retryable": True,
+        }
+    with hub.archive.transaction() as session:
+        attempts = frame_rows.get(session, frame_id).attempts
+        frame_rows.park(session, frame_id, record, min(PARK_BASE_S * 2.0**attempts, PARK_MAX_S))

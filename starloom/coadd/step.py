@@ -1,0 +1,298 @@
+"""Where the co-add meets archive and lake: claim, bind, plan, tiles, publish.
+
+The working folder of a claim is ``home/work/{mission}/r{n}e{epoch}``: a task that is run again finds the tiles
+that are done. It is removed when the claim ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field
+
+from starloom.archive import claims, frames, missions
+from starloom.archive.models import Frame
+from starloom.coadd.inputs import InputFrame
+from starloom.coadd.plan import COADD_VERSION, PinnedGrid, StackOptions, StackPlan
+from starloom.coadd.planning import make_plan
+from starloom.coadd.preview import write_preview
+from starloom.coadd.product import assemble
+from starloom.coadd.tiles import stack_tile
+from starloom.errors import StarloomError
+from starloom.lake import keys
+from starloom.receipts import write_receipt
+
+if TYPE_CHECKING:
+    from starloom.hub import Hub
+
+log = logging.getLogger(__name__)
+
+TILES_PER_BATCH = 16
+
+
+class ClaimRef(BaseModel):
+    """A claim as tasks pass it on."""
+
+    mission_id: str
+    revision_id: int
+    n: int = Field(description="Revision number, from 1.")
+    epoch: int = Field(description="Raised by every claim; fences every write.")
+    token: str
+
+    def claim(self) -> claims.Claim:
+        """Return the archive's own form."""
+        return claims.Claim(**self.model_dump())
+
+
+class TileBatch(BaseModel):
+    """Tiles of one plan for one task."""
+
+    name: str
+    plan_path: Path
+    tiles: list[int]
+
+
+class PlanRef(BaseModel):
+    """A plan on disk, and how many tiles it has."""
+
+    path: Path
+    band: str
+    pointing: int
+    n_tiles: int
+
+    def batches(self) -> list[TileBatch]:
+        """Cut the tiles into batches: the orchestrator should see dozens of tasks, not thousands."""
+        return [
+            TileBatch(
+                name=f"{self.band} p{self.pointing} {start + 1}-{min(start + TILES_PER_BATCH, self.n_tiles)}",
+                plan_path=self.path,
+                tiles=list(range(start, min(start + TILES_PER_BATCH, self.n_tiles))),
+            )
+            for start in range(0, self.n_tiles, TILES_PER_BATCH)
+        ]
+
+
+class StackRef(BaseModel):
+    """A published revision."""
+
+    name: str
+    mission_id: str
+    n: int
+    products: list[dict[str, Any]]
+    frames: list[dict[str, Any]]
+
+
+@contextmanager
+def claimed(hub: Hub, mission_id: str, event_id: int, *, holder: str) -> Iterator[ClaimRef]:
+    """Hold a mission: claim it, renew the lease from a thread, and give it back with the reason on failure.
+
+    Raises
+    ------
+    AlreadyClaimed
+        Another run holds the mission, or the event has been dealt with.
+    """
+    claim = claims.claim(hub.archive, mission_id, event_id, holder, hub.settings.lease_s)
+    stop = threading.Event()
+    keeper = threading.Thread(target=_keep_lease, args=(hub, claim, stop), name="lease", daemon=True)
+    keeper.start()
+    reference = ClaimRef(
+        mission_id=claim.mission_id,
+        revision_id=claim.revision_id,
+        n=claim.n,
+        epoch=claim.epoch,
+        token=claim.token,
+    )
+    try:
+        yield reference
+    except claims.LeaseLost:
+        raise
+    except Exception as error:
+        fatal = isinstance(error, StarloomError) and not error.retryable
+        record = (
+            error.as_dict()
+            if isinstance(error, StarloomError)
+            else {"code": "unexpected", "message": f"{type(error).__name__}: {error}", "retryable": True}
+        )
+        claims.fail(hub.archive, claim, record, fatal=fatal, max_attempts=hub.settings.stack_attempts)
+        raise
+    finally:
+        stop.set()
+        keeper.join(timeout=hub.settings.lease_renew_s)
+        shutil.rmtree(workdir(hub, reference), ignore_errors=True)
+
+
+def _keep_lease(hub: Hub, claim: claims.Claim, stop: threading.Event) -> None:
+    while not stop.wait(hub.settings.lease_renew_s):
+        try:
+            claims.renew(hub.archive, claim, hub.settings.lease_s)
+        except claims.LeaseLost:
+            log.warning("mission=%s r%d epoch %d: lease lost", claim.mission_id, claim.n, claim.epoch)
+            return
+        except StarloomError as error:
+            # The archive may be back before the lease runs out; publish checks the epoch in any case.
+            log.warning("mission=%s lease not renewed: %s", claim.mission_id, error)
+
+
+def workdir(hub: Hub, claim: ClaimRef) -> Path:
+    """Return the working folder of a claim."""
+    return hub.settings.home / "work" / claim.mission_id / f"r{claim.n}e{claim.epoch}"
+
+
+def bind_and_plan(hub: Hub, claim: ClaimRef) -> list[PlanRef]:
+    """Bind the revision's inputs, fetch their solved pixels and plan one product per band and pointing.
+
+    Grids are those of revision 1. The same inputs and parameters as the newest revision's are no work: the claim
+    is ended and no plan returned.
+
+    Raises
+    ------
+    StarloomError
+        ``no-usable-frames`` when the mission has no READY frame.
+    """
+    with hub.archive.session() as session:
+        mission = missions.get_mission(session, claim.mission_id)
+    options = StackOptions(**mission.parameters, threads=hub.settings.stack_threads)
+    bound = claims.bind(
+        hub.archive, claim.claim(), options.model_dump(mode="json", exclude={"threads"}), COADD_VERSION
+    )
+    if not bound:
+        raise StarloomError(
+            f"mission {claim.mission_id} has no usable frame",
+            code="no-usable-frames",
+            hint="`starloom frames list --mission` says why each was refused; requeue them or send better ones.",
+        )
+    if claims.settle_unchanged(hub.archive, claim.claim()):
+        return []
+    folder = workdir(hub, claim)
+    (folder / "frames").mkdir(parents=True, exist_ok=True)
+    inputs = [_fetch(hub, item, folder / "frames") for item in bound]
+    target = None
+    if mission.ra_deg is not None and mission.dec_deg is not None:
+        target = (mission.ra_deg, mission.dec_deg)
+    pinned = [PinnedGrid(**entry) for entry in (mission.pinned or {}).get("grids", [])]
+    plans = make_plan(inputs, options, target_radec=target, pinned=pinned)
+    references = []
+    for i, plan in enumerate(plans):
+        path = folder / f"plan{i}" / "plan.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(plan.model_dump_json())
+        references.append(PlanRef(path=path, band=plan.band, pointing=plan.pointing, n_tiles=len(plan.tiles)))
+    return references
+
+
+def _fetch(hub: Hub, item: claims.BoundInput, folder: Path) -> InputFrame:
+    frame, solution, photometry = item.frame, item.solution, item.photometry
+    assert frame.solved_key is not None
+    path = folder / f"{frame.id}.fits.fz"
+    if not path.exists():
+        hub.lake.download(frame.solved_key, path, version=frame.solved_version)
+    return InputFrame(
+        id=frame.id,
+        path=path,
+        band=frame.band or f"{frame.node_id}:{frame.filter}",
+        node=frame.node_id,
+        exposure_s=frame.exposure_s or 0.0,
+        sky_sigma_adu=photometry.sky_sigma_adu,
+        fwhm_arcsec=photometry.fwhm_arcsec,
+        saturation_adu=photometry.saturation_adu,
+        zero_point_mag=photometry.zero_point_mag,
+        zero_point_err=photometry.zero_point_err,
+        wcs_cards=solution.wcs,
+        provenance={
+            "start": frame.start_utc.isoformat() if frame.start_utc else "",
+            "raw_key": frame.raw_key,
+            "raw_version": frame.raw_version,
+        },
+    )
+
+
+def _load(path: Path) -> StackPlan:
+    return StackPlan.model_validate_json(path.read_text())
+
+
+def stack_tiles(hub: Hub, batch: TileBatch) -> None:
+    """Co-add the tiles of a batch into the plan's folder; tiles already there are kept."""
+    plan = _load(batch.plan_path)
+    for index in batch.tiles:
+        stack_tile(plan, plan.tiles[index], batch.plan_path.parent)
+
+
+def publish(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
+    """Assemble and upload the products under the claim's epoch; one transaction makes them the revision."""
+    products, per_frame = [], []
+    loaded = [_load(reference.path) for reference in plans]
+    for reference, plan in zip(plans, loaded, strict=True):
+        out = reference.path.parent / "product.fits"
+        info = assemble(plan, reference.path.parent, out)
+        preview = out.with_suffix(".png")
+        write_preview(out, preview)
+        place = (claim.mission_id, claim.n, claim.epoch, plan.band, plan.pointing)
+        stored = hub.lake.put_file(out, keys.stack(*place))
+        hub.lake.put_file(preview, keys.preview(*place))
+        with out.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        products.append(
+            claims.NewProduct(
+                band=plan.band,
+                pointing=plan.pointing,
+                sci_key=stored.key,
+                sci_version=stored.version,
+                sha256=digest,
+                bytes=stored.size,
+                preview_key=keys.preview(*place),
+                summary=info.model_dump(mode="json", exclude={"path"}),
+            )
+        )
+        per_frame += [
+            claims.FrameOutcome(
+                frame_id=report.id,
+                weight=report.weight,
+                scale=report.scale,
+                reason=report.reason,
+                rejected_fraction=report.rejected_fraction,
+            )
+            for report in info.frames
+        ]
+    pinned = {"grids": [{"band": p.band, "pointing": p.pointing, "grid": p.grid} for p in loaded]}
+    claims.publish(hub.archive, claim.claim(), products, per_frame, {"products": len(products)}, pinned)
+    _tell_the_nodes(hub, claim, per_frame)
+    return StackRef(
+        name=f"{claim.mission_id} r{claim.n}",
+        mission_id=claim.mission_id,
+        n=claim.n,
+        products=[
+            {
+                "name": f"{p.band} p{p.pointing}",
+                "sci": p.sci_key,
+                "preview": p.preview_key,
+                "preview_url": hub.lake.presign_get(p.preview_key or "", 7 * 86400),
+            }
+            for p in products
+        ],
+        frames=[vars(outcome) for outcome in per_frame],
+    )
+
+
+def _tell_the_nodes(hub: Hub, claim: ClaimRef, per_frame: list[claims.FrameOutcome]) -> None:
+    total = sum(outcome.weight or 0.0 for outcome in per_frame) or 1.0
+    for outcome in per_frame:
+        with hub.archive.session() as session:
+            frame: Frame = frames.get(session, outcome.frame_id)
+        write_receipt(
+            hub,
+            frame,
+            stack={
+                "mission": claim.mission_id,
+                "revision": claim.n,
+                "weight_share": (outcome.weight or 0.0) / total,
+                "reason": outcome.reason,
+                "rejected_fraction": outcome.rejected_fraction,
+            },
+        )

@@ -1,0 +1,1 @@
+"""The demo: two missions through the real chain, on real parts, with nothing to configure."""

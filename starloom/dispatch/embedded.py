@@ -1,0 +1,233 @@
+"""``starloom up`` and ``down``: lake, archive, Prefect server, worker and relay on one machine, on loopback.
+
+Whatever the environment configures (an external lake or server) is used as it is and not started.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from starloom.archive import Archive
+from starloom.dispatch.rest import PrefectApi
+from starloom.dispatch.services import Service, checkout, free_port, python, run_program
+from starloom.errors import StarloomError, Unavailable
+from starloom.lake import connect
+from starloom.lake.seaweed import SeaweedFS
+from starloom.settings import Settings, load_settings
+
+SERVICES = ("lake", "prefect", "worker", "relay")
+#: Settings that prefect.yaml reads; an unset one would only be a warning of Prefect's.
+DEPLOY_VARIABLES = ("work_pool",)
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The embedded services of one home."""
+
+    home: Path
+
+    def service(self, name: str) -> Service:
+        """Return one of `SERVICES`."""
+        return Service(self.home, name)
+
+    def up(self, say: Say = lambda _: None) -> Settings:
+        """Start everything that is not running, register what Prefect must know, and return the settings.
+
+        Safe to repeat: what runs is left alone, deployments are registered again only when they changed.
+
+        Raises
+        ------
+        Unavailable
+            ``service-failed``, with the end of the service's log.
+        """
+        root = checkout()
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._up_lake(say)
+        settings = load_settings(self.home)
+        say("archive: migrate")
+        archive = Archive(settings.archive_url.get_secret_value())
+        archive.migrate()
+        archive.dispose()
+        say("lake: prepare buckets")
+        connect(settings).prepare()
+        self._up_prefect(say)
+        settings = load_settings(self.home)
+        env = program_environment(settings, root)
+        self._register(settings, env, root, say)
+        self._start(
+            "worker",
+            python(
+                "prefect",
+                "worker",
+                "start",
+                "--pool",
+                settings.work_pool,
+                "--type",
+                "process",
+                "--name",
+                "starloom-worker",
+            ),
+            env,
+            root,
+            say,
+        )
+        self._start("relay", python("starloom", "relay"), env, root, say)
+        return settings
+
+    def down(self, say: Say = lambda _: None) -> list[str]:
+        """Stop what runs, newest first, and return the names of what was stopped."""
+        stopped = []
+        for name in reversed(SERVICES):
+            if self.service(name).stop():
+                say(f"{name}: stopped")
+                stopped.append(name)
+        return stopped
+
+    def pids(self) -> dict[str, int | None]:
+        """Return the pid of every service, None for those that do not run."""
+        return {name: self.service(name).pid for name in SERVICES}
+
+    def _start(self, name: str, command: list[str], env: dict[str, str], root: Path, say: Say) -> None:
+        service = self.service(name)
+        if service.pid is None:
+            say(f"{name}: start")
+            service.start(command, env, cwd=root)
+
+    def _up_lake(self, say: Say) -> None:
+        if "STARLOOM_LAKE_URL" in os.environ:
+            return
+        lake, service = SeaweedFS(self.home), self.service("lake")
+        if service.pid is None:
+            say("lake: start SeaweedFS")
+            write_env_file(self.home / "hub.env", lake.prepare())
+            service.start(lake.command(), plain_environment())
+        _wait(service, lambda: _answers(lambda: lake.wait_ready(0.5)), 60)
+
+    def _up_prefect(self, say: Say) -> None:
+        if "STARLOOM_PREFECT_API_URL" in os.environ:
+            return
+        settings, service = load_settings(self.home), self.service("prefect")
+        if service.pid is None:
+            known = settings.prefect_api_url.rpartition(":")[2].partition("/")[0]
+            port = free_port(int(known) if known.isdigit() else 4200)
+            url = f"http://127.0.0.1:{port}/api"
+            write_env_file(settings.env_file, {"STARLOOM_PREFECT_API_URL": url})
+            settings = load_settings(self.home)
+            say(f"prefect: start server on {url}")
+            service.start(
+                python("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)),
+                program_environment(settings, checkout()),
+                cwd=self.home,
+            )
+        api = PrefectApi.from_settings(settings)
+        try:
+            _wait(service, api.is_healthy, 120)
+        finally:
+            api.close()
+
+    def _register(self, settings: Settings, env: dict[str, str], root: Path, say: Say) -> None:
+        """Register pool, blocks and deployments; every deploy forgets pauses, so only when something changed."""
+        stamp = self.home / "run" / "deployed"
+        said = settings.model_dump_json(exclude={"home"}) + settings.archive_url.get_secret_value()
+        said += settings.lake_secret_key.get_secret_value()
+        wanted = hashlib.sha256((root / "prefect.yaml").read_bytes() + said.encode()).hexdigest()
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return
+        say("prefect: register work pool, blocks and deployments")
+        run_program(
+            python("prefect", "work-pool", "create", settings.work_pool, "--type", "process", "--overwrite"),
+            env,
+            cwd=root,
+            what="creating the work pool",
+        )
+        run_program(python("blocks.register"), env, cwd=root, what="registering the blocks")
+        run_program(
+            python("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(root / "prefect.yaml")),
+            env,
+            cwd=root,
+            what="registering the deployments",
+        )
+        api = PrefectApi.from_settings(settings)
+        api.set_interval("ingest/ingest", "inbox", settings.ingest_interval_s)
+        api.set_interval("sweep/sweep", "sweep", settings.sweep_interval_s)
+        api.close()
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(wanted)
+
+
+def _wait(service: Service, ready: Callable[[], bool], timeout_s: float) -> None:
+    service.wait(ready, timeout_s)
+
+
+def _answers(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except Unavailable:
+        return False
+    return True
+
+
+def plain_environment() -> dict[str, str]:
+    """Return this process's environment without other installations' Prefect settings."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+
+
+def program_environment(settings: Settings, root: Path) -> dict[str, str]:
+    """Return the environment of Prefect's programs: server, worker and command line.
+
+    Raises
+    ------
+    StarloomError
+        ``unset-setting``: prefect.yaml would read an empty variable.
+    """
+    env = plain_environment()
+    env |= {
+        "STARLOOM_HOME": str(settings.home),
+        "PYTHONPATH": os.pathsep.join([str(root), *filter(None, [env.get("PYTHONPATH")])]),
+        "PREFECT_HOME": str(settings.home / "prefect"),
+        "PREFECT_API_URL": settings.prefect_api_url,
+        "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        # Results are references that the archive holds too; nothing is pickled into the home.
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+        # In server memory, the default, a restart forgets who holds a slot.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "starloom",
+    }
+    if auth := settings.prefect_api_auth_string.get_secret_value():
+        env |= {"PREFECT_API_AUTH_STRING": auth, "PREFECT_SERVER_API_AUTH_STRING": auth}
+    for name in DEPLOY_VARIABLES:
+        value = str(getattr(settings, name))
+        if not value:
+            raise StarloomError(
+                f"the setting {name} is empty",
+                code="unset-setting",
+                hint=f"Set STARLOOM_{name.upper()}; prefect.yaml reads it.",
+            )
+        env[f"STARLOOM_{name.upper()}"] = value
+    return env
+
+
+def write_env_file(path: Path, entries: dict[str, str]) -> None:
+    """Merge entries into an environment file that only its owner can read."""
+    merged: dict[str, str] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            key, sign, value = line.partition("=")
+            if sign:
+                merged[key] = value
+    merged |= entries
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    draft.touch(mode=0o600)
+    draft.write_text("".join(f"{key}={value}\n" for key, value in sorted(merged.items())), encoding="utf-8")
+    draft.replace(path)

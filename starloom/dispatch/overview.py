@@ -1,0 +1,94 @@
+"""What runs, what waits, since when: the answer to ``starloom status``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlmodel import Session, col, func, select
+
+from starloom.archive import Archive, frames
+from starloom.archive.events import open_events
+from starloom.archive.models import Frame, Mission
+from starloom.dispatch.embedded import Embedded
+from starloom.dispatch.rest import PrefectApi
+from starloom.errors import StarloomError
+from starloom.lake import connect
+from starloom.settings import Settings
+
+
+def overview(settings: Settings) -> dict[str, Any]:
+    """Return services, frames by state, missions by status and open events; asks everything, changes nothing."""
+    archive = Archive(settings.archive_url.get_secret_value())
+    services = [
+        _row("lake", lambda: connect(settings).ping(), settings.lake_url),
+        _row("archive", archive.ping, repr(archive)),
+        _row("prefect", lambda: _ping_prefect(settings), settings.prefect_api_url or "not configured"),
+    ]
+    for name in ("worker", "relay"):
+        pid = Embedded(settings.home).service(name).pid
+        services.append(
+            {
+                "service": name,
+                "state": "up" if pid else "down",
+                "detail": f"pid {pid}" if pid else "not on this host",
+            }
+        )
+    found: dict[str, Any] = {"services": services, "frames": [], "missions": [], "events": []}
+    if services[1]["state"] == "up":
+        try:
+            with archive.session() as session:
+                found |= _waiting(session)
+        except StarloomError as error:  # an archive without tables answers, but holds nothing yet
+            services[1] |= {"state": "silent", "detail": error.message}
+    archive.dispose()
+    return found
+
+
+def _row(name: str, check: Any, detail: str) -> dict[str, Any]:
+    try:
+        check()
+    except StarloomError as error:
+        return {"service": name, "state": "silent", "detail": error.message}
+    return {"service": name, "state": "up", "detail": detail}
+
+
+def _ping_prefect(settings: Settings) -> None:
+    api = PrefectApi.from_settings(settings)
+    try:
+        if not api.is_healthy():
+            raise StarloomError(f"{settings.prefect_api_url} does not answer", code="prefect-unavailable")
+    finally:
+        api.close()
+
+
+def _waiting(session: Session) -> dict[str, Any]:
+    states: dict[str, dict[str, Any]] = {}
+
+    def add(state: str, count: int, oldest: Any) -> None:
+        if count:
+            states[state] = {"state": state, "count": count, "oldest": oldest}
+
+    counted = select(func.count(), func.min(Frame.received_at))
+    add("ready", *session.exec(counted.where(col(Frame.ready_at).is_not(None))).one())
+    for name in ("duplicate", "quarantined", "withdrawn"):
+        add(name, *session.exec(counted.where(Frame.disposition == name)).one())
+    rest = session.exec(select(Frame).where(Frame.disposition == "active", col(Frame.ready_at).is_(None))).all()
+    for name in sorted({frames.state_of(frame) for frame in rest}):
+        some = [frame.received_at for frame in rest if frames.state_of(frame) == name]
+        add(name, len(some), min(some))
+    missions = session.exec(select(Mission.status, func.count()).group_by(Mission.status)).all()
+    return {
+        "frames": list(states.values()),
+        "missions": [{"status": status, "count": count} for status, count in missions],
+        "events": [
+            {
+                "id": event.id,
+                "mission_id": event.mission_id,
+                "since": event.created_at,
+                "attempts": event.publish_attempts,
+                "next_publish_at": event.next_publish_at,
+                "note": event.note,
+            }
+            for event, _ in open_events(session)
+        ],
+    }

@@ -1,0 +1,150 @@
+"""Prefect's REST API, as much of it as starloom needs."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from starloom.errors import StarloomError, Unavailable
+from starloom.settings import Settings
+
+TIMEOUT_S = 20.0
+#: States in which a run has not ended: it waits or works, it is not lost.
+LIVING = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
+
+
+class PrefectApi:
+    """A synchronous client; every answer is checked, so that what is returned has been accepted.
+
+    Parameters
+    ----------
+    url
+        ``http://host:port/api``.
+    auth
+        ``user:password`` of a protected server, or empty.
+    """
+
+    def __init__(self, url: str, auth: str = "") -> None:
+        headers = {}
+        if auth:
+            headers["Authorization"] = "Basic " + base64.b64encode(auth.encode()).decode()
+        self.url = url.rstrip("/")
+        self._client = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> PrefectApi:
+        """Open a client for the settings' server.
+
+        Raises
+        ------
+        StarloomError
+            ``no-prefect``: no server is configured.
+        """
+        if not settings.prefect_api_url:
+            raise StarloomError(
+                "no Prefect server is configured",
+                code="no-prefect",
+                hint="Start one with `starloom up`, or set STARLOOM_PREFECT_API_URL.",
+            )
+        return cls(settings.prefect_api_url, settings.prefect_api_auth_string.get_secret_value())
+
+    @property
+    def ui_url(self) -> str:
+        """Address of the web pages of the same server."""
+        return self.url.removesuffix("/api")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
+        try:
+            answer = self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise Unavailable(
+                f"Prefect at {self.url} does not answer: {error}", code="prefect-unavailable"
+            ) from error
+        if answer.status_code >= 500:
+            raise Unavailable(f"Prefect at {self.url} answered {answer.status_code}", code="prefect-unavailable")
+        if answer.status_code >= 400:
+            raise StarloomError(
+                f"Prefect refused {method} {path}: {answer.status_code} {answer.text[:300]}",
+                code="prefect-refused",
+                hint="Were the deployments registered? `starloom up` does so.",
+            )
+        return answer.json() if answer.content else None
+
+    def is_healthy(self) -> bool:
+        """Tell whether the server answers."""
+        try:
+            return bool(self._call("GET", "/health"))
+        except StarloomError:
+            return False
+
+    def emit(self, event: str, resource: str, payload: dict[str, Any]) -> None:
+        """Publish one event and see it accepted (accepted is not delivered: the caller checks for a run)."""
+        body = {
+            "occurred": datetime.now(UTC).isoformat(),
+            "event": event,
+            "resource": {"prefect.resource.id": resource, "prefect.resource.name": resource},
+            "payload": payload,
+            "id": str(uuid4()),
+        }
+        self._call("POST", "/events", [body])
+
+    def deployment_id(self, name: str) -> str:
+        """Return the id of a deployment ``flow/deployment``."""
+        return str(self._call("GET", f"/deployments/name/{name}")["id"])
+
+    def set_interval(self, deployment: str, slug: str, seconds: float) -> None:
+        """Change the interval of one schedule of a deployment; nothing happens when it is right already."""
+        found = self._call("GET", f"/deployments/name/{deployment}")
+        for schedule in found["schedules"]:
+            if schedule.get("slug") == slug and schedule["schedule"].get("interval") != seconds:
+                body = {"schedule": {**schedule["schedule"], "interval": seconds}}
+                self._call("PATCH", f"/deployments/{found['id']}/schedules/{schedule['id']}", body)
+
+    def create_run(
+        self, deployment: str, parameters: dict[str, Any], *, idempotency_key: str, name: str | None = None
+    ) -> dict[str, Any]:
+        """Create a run of a deployment; the same key again returns the run there is, whatever became of it."""
+        body = {"parameters": parameters, "idempotency_key": idempotency_key, "state": {"type": "SCHEDULED"}}
+        if name:
+            body["name"] = name
+        run = self._call("POST", f"/deployments/{self.deployment_id(deployment)}/create_flow_run", body)
+        return dict(run)
+
+    def runs(
+        self, deployment: str, *, states: tuple[str, ...] | None = None, limit: int = 200
+    ) -> list[dict[str, Any]]:
+        """Return runs of a deployment, newest first, optionally in the given states only."""
+        found: list[dict[str, Any]] = []
+        flow_runs: dict[str, Any] = {"state": {"type": {"any_": list(states)}}} if states else {}
+        while True:
+            page = self._call(
+                "POST",
+                "/flow_runs/filter",
+                {
+                    "deployments": {"id": {"any_": [self.deployment_id(deployment)]}},
+                    "flow_runs": flow_runs,
+                    "sort": "ID_DESC",
+                    "limit": limit,
+                    "offset": len(found),
+                },
+            )
+            found += page
+            if len(page) < limit:
+                return found
+
+    def artifacts(self, run_id: str) -> list[dict[str, Any]]:
+        """Return the artifacts of a flow run and of its tasks."""
+        body = {"flow_runs": {"id": {"any_": [run_id]}}, "limit": 200}
+        return list(self._call("POST", "/artifacts/filter", body))
+
+    def automations(self) -> list[dict[str, Any]]:
+        """Return all automations, the deployments' own triggers among them."""
+        return list(self._call("POST", "/automations/filter", {"limit": 200}))

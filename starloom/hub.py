@@ -1,0 +1,36 @@
+"""The hub's two anchors, lake and archive, opened once from the settings and handed to every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from starloom.archive import Archive
+from starloom.lake import Lake, connect
+from starloom.settings import Settings, load_settings
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Settings, object store and metadata database that belong together."""
+
+    settings: Settings
+    lake: Lake
+    archive: Archive
+
+    @classmethod
+    def open(cls, settings: Settings | None = None) -> Hub:
+        """Open lake and archive as the settings say; creates nothing."""
+        settings = settings or load_settings()
+        return cls(settings, connect(settings), Archive(settings.archive_url.get_secret_value()))
+
+
+@lru_cache(maxsize=4)
+def _open_for(home: Path | None) -> Hub:
+    return Hub.open(load_settings(home))
+
+
+def current_hub() -> Hub:
+    """Return this process's hub: connections are pooled, so tasks of one worker share it."""
+    return _open_for(None)

