@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from starloom.astrometry.detect import StarList, detect_stars
-from starloom.astrometry.frame import Parts, SolveOutcome, solve_files, solve_pixels
+from starloom.astrometry.frame import solve_files, solve_pixels
+from starloom.astrometry.outcome import SolveOutcome
 from starloom.astrometry.refine import WcsFit, held_out_residual, refine_wcs
 from starloom.astrometry.seams import (
     Candidate,
@@ -15,6 +16,7 @@ from starloom.astrometry.seams import (
     Unsolved,
     Verifier,
 )
+from starloom.astrometry.search import Parts
 from starloom.astrometry.solve import SeizaSolver
 from starloom.astrometry.solved_file import write_solved
 from starloom.astrometry.verify import Limits, Verdict, judge

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import os
 import uuid
@@ -15,7 +16,7 @@ from astropy.io import fits
 
 from starloom.astrometry.seams import WcsCards
 from starloom.astrometry.wcs import WCS_KEYWORD
-from starloom.errors import BadInput
+from starloom.errors import BadInput, StarloomError
 from starloom.frames.opening import Bounds, opened
 from starloom.frames.structure import BLOCK, CARD, Segment, image_of, scan
 
@@ -48,6 +49,8 @@ def write_solved(source: Path | str, out: Path | str, cards: WcsCards) -> None:
     ------
     BadInput
         ``same-file``: the copy would replace the source; else the codes of `starloom.frames.read_frame`.
+    StarloomError
+        ``disk-full``, retryable.
 
     Notes
     -----
@@ -75,6 +78,15 @@ def write_solved(source: Path | str, out: Path | str, cards: WcsCards) -> None:
             raw.flush()
             os.fsync(raw.fileno())
         partial.replace(out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StarloomError(
+            f"{out.name}: no space left in {out.parent}",
+            code="disk-full",
+            hint="Free some space, then try again.",
+            retryable=True,
+        ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()

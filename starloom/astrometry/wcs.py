@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy.io import fits
@@ -64,6 +64,18 @@ class PlaneMap:
     def scale_arcsec(self) -> float:
         """Geometric mean of the plate scale at the reference pixel, arcsec per pixel."""
         return float(np.sqrt(abs(np.linalg.det(self.cd))) * 3600)
+
+    def magnified(self, factor: int) -> PlaneMap:
+        """Return the map of the grid whose cells of ``factor``² pixels are the pixels of this one."""
+        if factor == 1:
+            return self
+        shift = (factor - 1) / 2
+        return replace(
+            self,
+            x0=factor * self.x0 + shift,
+            y0=factor * self.y0 + shift,
+            unit_px=factor * self.unit_px,
+        )
 
     def plane(self, x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
         """Return standard coordinates (degrees) of 0-based pixel positions."""

@@ -85,7 +85,7 @@ def _smooth_sky(centre: Plane) -> Plane:
     return np.asarray(sep.Background(filled, mask=~finite, bw=mesh, bh=mesh).back(), dtype=np.float32)
 
 
-def _signal(centre: Plane, noise: float, fwhm_px: float) -> Plane:
+def _signal(centre: Plane, noise: Plane, fwhm_px: float) -> Plane:
     """Return the greatest signal within 1.5 FWHM: where a worse PSF can put flux the median lacks."""
     above = centre - _smooth_sky(centre)
     above = np.where(np.isfinite(above), np.abs(above) - 3 * noise, 0)
@@ -148,19 +148,20 @@ def reject(cube: Plane, noises: Sequence[FrameNoise], clip_sigma: float) -> list
     none = [np.zeros(cube.shape[1:], bool) for _ in noises]
     if len(noises) < 2:
         return none
-    sigmas = np.array([n.sigma for n in noises])
-    count = len(noises)
+    finite = np.isfinite(cube)
+    count = np.maximum(finite.sum(axis=0), 1).astype(np.float32)
+    # Summed over the frames that are there: at the edge of a dithered set two overlap where twelve do inside.
+    total = np.tensordot(np.array([n.sigma**2 for n in noises], np.float32), finite.astype(np.float32), axes=1)
     # Efficiency of the median 64 %; the lower of two values scatters like one frame.
-    noise_c = float(np.median(sigmas)) * (1.25 / math.sqrt(count) if count > 2 else 1.0)
+    variance_c = total / count * np.where(count > 2, np.float32(math.pi / 2) / count, np.float32(1))
     fwhm = max(n.fwhm_px for n in noises)
     centre = _centre(cube)
-    signal = _signal(centre, noise_c, fwhm)
-    # The lower of two lies 0.56 sigma low on average, which would count every good pixel as an excess.
-    if count == 2:
-        centre = centre + np.float32(0.56 * math.hypot(*sigmas) / math.sqrt(2))
+    signal = _signal(centre, np.sqrt(variance_c), fwhm)
+    # The lower of two lies 0.40 of their difference's deviation low, which would count good pixels as excess.
+    centre = centre + np.where(count == 2, np.float32(0.4) * np.sqrt(total), np.float32(0))
     masks = []
     for plane, noise in zip(cube, noises, strict=True):
-        variance = noise.sigma**2 + noise_c**2 + (PSF_TERM * signal) ** 2
+        variance = noise.sigma**2 + variance_c + (PSF_TERM * signal) ** 2
         if noise.gain:
             variance = variance + signal / noise.gain
         masks.append(_grown((plane - centre) / np.sqrt(variance, dtype=np.float32), clip_sigma, noise.fwhm_px))

@@ -218,7 +218,9 @@ def _with_sky(
     ny, nx = shape
     gx, gy = np.meshgrid(np.linspace(0, nx - 1, 48), np.linspace(0, ny - 1, 48))
     x, y = gx.ravel(), gy.ravel()
-    ra, dec = wcs_from_cards(_bare(grid)).all_pix2world(x, y, 0)
+    grid_wcs = wcs_from_cards(_bare(grid))
+    ra, dec = grid_wcs.all_pix2world(x, y, 0)
+    beside = [grid_wcs.all_pix2world(x + dx, y + dy, 0) for dx, dy in ((1, 0), (0, 1))]
     lattice = unit_vectors(ra, dec)
     samples = np.full((len(used), len(x)), np.nan)
     for row, i in enumerate(used):
@@ -226,16 +228,20 @@ def _with_sky(
         centre = footprint(frame.wcs_cards, frame.shape)
         middle = centre.sum(axis=0) / np.linalg.norm(centre.sum(axis=0))
         near = np.flatnonzero(lattice @ middle >= (centre @ middle).min() - 1e-9)
+        wcs = wcs_from_cards(frame.wcs_cards)
         with np.errstate(all="ignore"):
-            fx, fy = wcs_from_cards(frame.wcs_cards).all_world2pix(
-                ra[near], dec[near], 0, tolerance=1e-3, maxiter=60, quiet=True
+            (fx, fy), right, up = (
+                wcs.all_world2pix(a[near], d[near], 0, tolerance=1e-6, maxiter=60, quiet=True)
+                for a, d in ((ra, dec), *beside)
             )
+        # The resampler multiplies by the local pixel area; over a bright sky its 1 % in the corners is a bowl.
+        area = np.abs((right[0] - fx) * (up[1] - fy) - (up[0] - fx) * (right[1] - fy))
         inside = (fx >= 0) & (fy >= 0) & (fx < frame.shape[1] - 1) & (fy < frame.shape[0] - 1)
-        near, fx, fy = near[inside], fx[inside], fy[inside]
+        near, fx, fy, area = near[inside], fx[inside], fy[inside], area[inside]
         step_x, step_y = mesh.mesh_px
         column = np.minimum((fx // step_x).astype(int), mesh.sky.shape[1] - 1)
         line = np.minimum((fy // step_y).astype(int), mesh.sky.shape[0] - 1)
-        samples[row, near] = mesh.sky[line, column].astype(float) * frame.scale * frame.area
+        samples[row, near] = mesh.sky[line, column].astype(float) * frame.scale * area
     terms = sky_terms(samples, x / max(nx - 1, 1) * 2 - 1, y / max(ny - 1, 1) * 2 - 1)
     result = list(frames)
     for row, i in enumerate(used):

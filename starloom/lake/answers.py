@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from xml.etree import ElementTree
 
+import aiohttp
 import botocore.exceptions
 import urllib3.exceptions
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
@@ -87,6 +89,9 @@ def explained(key: str) -> Iterator[None]:
         code = "507" if error.status_code == 507 else "503"
         raise explain(code, str(error), key) from error
     except InvalidResponseError as error:
+        # A proxy in front of the server, or no S3 server at all, answers in HTML.
+        if "Response code: 507" in str(error):
+            raise explain("507", str(error), key) from error
         raise Unavailable(
             f"{key}: what answers there is no S3 server, or a broken one: {error}",
             code="lake-unavailable",
@@ -94,7 +99,13 @@ def explained(key: str) -> Iterator[None]:
         ) from error
     except MinioException as error:
         raise Unavailable(f"{key}: {error}", code="lake-unavailable") from error
-    except (urllib3.exceptions.HTTPError, botocore.exceptions.BotoCoreError) as error:
+    except ElementTree.ParseError as error:
+        raise Unavailable(
+            f"{key}: the lake's answer is no XML: {error}",
+            code="lake-unavailable",
+            hint="Check STARLOOM_LAKE_ENDPOINT: it must be the S3 API, not a console or another service.",
+        ) from error
+    except (urllib3.exceptions.HTTPError, botocore.exceptions.BotoCoreError, aiohttp.ClientError) as error:
         raise Unavailable(f"{key}: the lake does not answer: {error}", code="lake-unavailable") from error
     except OSError as error:
         raise _from_s3fs(error, key) from error

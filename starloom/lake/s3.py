@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import functools
 import mimetypes
-import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from urllib.parse import urlsplit
 
-import certifi
-import s3fs
-import urllib3
-from minio import Minio
 from minio.commonconfig import GOVERNANCE
 from minio.error import S3Error
 from minio.retention import Retention
@@ -33,14 +28,9 @@ from starloom.lake.base import (
     replacing,
     too_large,
 )
+from starloom.lake.clients import SEND_S, Access
 from starloom.lake.uploads import MIB, part_size_for, upload_in_parts
 
-CONNECT_S = 5.0
-READ_S = 60.0
-#: One whole body is sent within the *connect* timeout (urllib3 hands it to the socket in one call): 8 MiB in
-#: 5 minutes is a line of 0.22 Mbit/s.
-SEND_S = 300.0
-RETRIES = 3
 #: A presigned URL lives at most 7 days (AWS signature version 4).
 MAX_PRESIGNED_S = 7 * 86400
 _META = "x-amz-meta-"
@@ -81,53 +71,14 @@ class S3Lake(Lake):
         self.raw_lock_days = raw_lock_days
         self.multipart_threshold = multipart_threshold
         self.part_size = part_size
-        self._keys = (access_key, secret_key)
-        self._client = self._minio(endpoint, CONNECT_S)
-        self._sender = self._minio(endpoint, SEND_S)
-        self._signer = self._minio(public_endpoint or endpoint, CONNECT_S)
-
-    def _minio(self, endpoint: str, connect_s: float) -> Any:
-        url = urlsplit(endpoint)
-        if url.scheme not in {"http", "https"} or not url.netloc or url.path not in {"", "/"}:
-            raise BadInput(
-                f"lake endpoint {endpoint!r} is not of the form http(s)://host:port",
-                code="bad-lake-endpoint",
-                hint="Set STARLOOM_LAKE_ENDPOINT (and STARLOOM_LAKE_PUBLIC_ENDPOINT), without a path.",
-            )
-        pool = urllib3.PoolManager(
-            maxsize=16,
-            timeout=urllib3.Timeout(connect=connect_s, read=max(connect_s, READ_S)),
-            retries=urllib3.Retry(
-                total=RETRIES, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504], raise_on_status=False
-            ),
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
-        )
-        access, secret = self._keys
-        return Minio(
-            url.netloc, access, secret, secure=url.scheme == "https", region=self.region, http_client=pool
-        )
+        self._access = Access(endpoint, region, access_key, secret_key)
+        self._client = self._access.minio()
+        self._sender = self._access.minio(SEND_S)
+        self._signer = replace(self._access, endpoint=public_endpoint or endpoint).minio()
 
     @functools.cached_property
     def _files(self) -> Any:
-        access, secret = self._keys
-        files = s3fs.S3FileSystem(
-            key=access,
-            secret=secret,
-            endpoint_url=self.endpoint,
-            client_kwargs={"region_name": self.region},
-            config_kwargs={
-                "connect_timeout": CONNECT_S,
-                "read_timeout": READ_S,
-                "retries": {"max_attempts": 1},
-                "s3": {"addressing_style": "path"},
-            },
-            version_aware=True,  # an open file keeps reading the version it was opened at
-            use_listings_cache=False,
-            skip_instance_cache=True,
-        )
-        files.retries = RETRIES
-        return files
+        return self._access.files()
 
     def bucket(self, key: str) -> str:
         """Return the bucket that holds a key."""

@@ -8,6 +8,11 @@ force at once, kept in the filer). Found by experiment with 4.48: such a policy 
 prefix. The older identity actions (``Write:bucket/prefix/*``) are not used, because ``Write`` includes deletion;
 and neither is the IAM API, which would let a node make itself further keys that outlive a revocation.
 
+Known limits of 4.48: a copy gets neither the bucket's default retention (`S3Lake.copy` sets it) nor an ``fsync``,
+so a power cut can take the objects of the last half minute, which the kernel had not written yet; a full disk is
+answered with InternalError; asked to stop, it waits 15 s for a subscription of its own. A kill loses nothing that
+was answered (there is a test).
+
 Whoever has an account on this machine can reach the internal ports without a credential (SeaweedFS guards only
 its S3 port): on a shared machine use a server of its own.
 """

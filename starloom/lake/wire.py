@@ -36,7 +36,7 @@ def put(client: Any, bucket: str, key: str, data: bytes, headers: dict[str, str]
     response = client._execute(
         "PUT", bucket, key, body=data, headers={**headers, **_md5(data)}, no_body_trace=True
     )
-    return _written(response, response.headers.get("etag", ""))
+    return _written(response, _etag(response, key))
 
 
 def put_part(client: Any, bucket: str, key: str, upload_id: str, number: int, data: bytes) -> str:
@@ -50,7 +50,7 @@ def put_part(client: Any, bucket: str, key: str, upload_id: str, number: int, da
         query_params={"partNumber": str(number), "uploadId": upload_id},
         no_body_trace=True,
     )
-    return str(response.headers.get("etag", "")).strip('"')
+    return _etag(response, key)
 
 
 def begin_upload(client: Any, bucket: str, key: str, headers: dict[str, str]) -> str:
@@ -144,6 +144,18 @@ def copy(client: Any, source: tuple[str, str], target: tuple[str, str], headers:
     )
     _field(response.data, "ETag", key)
     return version_of(response.headers)
+
+
+def _etag(response: Any, key: str) -> str:
+    """Return the etag of what was taken; whatever says 200 to a PUT without one has stored nothing."""
+    etag = str(response.headers.get("etag", "")).strip('"')
+    if not etag:
+        raise Unavailable(
+            f"{key}: what answers there is no S3 server: it took an object and gave no etag",
+            code="lake-unavailable",
+            hint="Check STARLOOM_LAKE_ENDPOINT: it must be the S3 API, not a console or another service.",
+        )
+    return etag
 
 
 def _md5(data: bytes) -> dict[str, str]:

@@ -153,9 +153,10 @@ def test_centre_and_footprint_follow_the_cards(network: NetworkTruth) -> None:
     outcome = solve_pixels(data, header)
     ny, nx = data.shape
     wcs = astropy_wcs(outcome.wcs_cards)
-    assert np.allclose(wcs.all_pix2world((nx - 1) / 2, (ny - 1) / 2, 0), (outcome.ra_deg, outcome.dec_deg))
+    centre = wcs.all_pix2world((nx - 1) / 2, (ny - 1) / 2, 0)
+    assert np.allclose(centre, (outcome.ra_deg, outcome.dec_deg), rtol=0, atol=1e-8)
     corners = wcs.all_pix2world([[-0.5, -0.5], [nx - 0.5, -0.5], [nx - 0.5, ny - 0.5], [-0.5, ny - 0.5]], 0)
-    assert np.allclose(corners, outcome.footprint, atol=1e-6)
+    assert np.allclose(corners, outcome.footprint, rtol=0, atol=1e-7)
 
 
 def test_off_target_frame_solves_where_it_points(network: NetworkTruth, errors_px: GridErrors) -> None:
@@ -271,7 +272,8 @@ def test_mosaic_is_solved_in_its_own_pixels(pattern: str, errors_px: GridErrors)
     assert outcome.stars.x.max() > 1100
     wcs = astropy_wcs(outcome.wcs_cards)
     ny, nx = image.shape
-    assert np.allclose(wcs.all_pix2world((nx - 1) / 2, (ny - 1) / 2, 0), (outcome.ra_deg, outcome.dec_deg))
+    centre = wcs.all_pix2world((nx - 1) / 2, (ny - 1) / 2, 0)
+    assert np.allclose(centre, (outcome.ra_deg, outcome.dec_deg), rtol=0, atol=1e-8)
 
 
 def test_hatp32_agrees_with_gaia(shared_data: Path, errors_px: GridErrors) -> None:
@@ -318,6 +320,16 @@ def test_files_are_solved_beside_bad_ones(tmp_path: Path, network: NetworkTruth)
     assert sorted(p.name for p in (tmp_path / "solved").iterdir()) == sorted(
         p.name for p in (network.good[0], network.good[1])
     )
+
+
+def test_copies_never_replace_each_other_or_their_source(tmp_path: Path, network: NetworkTruth) -> None:
+    first, second = network.good[0], network.duplicate[0]
+    assert first.name == second.name
+    rows = solve_files([first, second], tmp_path)
+    assert [row["reason"] for row in rows] == ["", "same-name"]
+    before = first.read_bytes()
+    assert solve_files([first], first.parent)[0]["reason"] == "same-file"
+    assert first.read_bytes() == before
 
 
 def test_a_solved_scale_serves_the_next_file(tmp_path: Path) -> None:

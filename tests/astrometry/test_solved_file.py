@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from astropy.io import fits
 
 from starloom.astrometry import write_solved
 from starloom.astrometry.solved_file import encode_checksum
-from starloom.errors import BadInput
+from starloom.errors import BadInput, StarloomError
 from starloom.frames import pixel_digest, read_frame
 from starloom.frames.opening import Bounds, opened
 from starloom.frames.structure import image_of, scan
@@ -180,6 +181,18 @@ def test_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     source.write_text("no FITS")
     with pytest.raises(BadInput):
         write_solved(source, tmp_path / "b.fits", CARDS)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.fits"]
+
+
+def test_full_disk_says_so_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = make(tmp_path / "a.fits", "uint16", compressed=False)
+    monkeypatch.setattr("starloom.astrometry.solved_file.os.fsync", full)
+    with pytest.raises(StarloomError) as caught:
+        write_solved(source, tmp_path / "b.fits", CARDS)
+    assert (caught.value.code, caught.value.retryable) == ("disk-full", True)
     assert [p.name for p in tmp_path.iterdir()] == ["a.fits"]
 
 

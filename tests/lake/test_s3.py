@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,81 @@ def test_nobody_answers(seaweed_settings: Settings, tmp_path: Path) -> None:
             attempt()
         assert caught.value.code == "lake-unavailable"
         assert caught.value.retryable
+    lake.close()
+
+
+_ANSWERS = {
+    "html": b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello",
+    "cut": b'HTTP/1.1 200 OK\r\nETag: "a"\r\nContent-Length: 5000\r\nConnection: close\r\n\r\nhello',
+    "bad gateway": b"HTTP/1.1 502 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    "full": b"HTTP/1.1 507 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+}
+
+
+@pytest.fixture
+def impostor(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An endpoint that gives the same raw answer to whatever is asked."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+
+        def answer() -> None:
+            while True:
+                try:
+                    caller, _ = listener.accept()
+                except OSError:
+                    return
+                with caller:
+                    caller.recv(65536)
+                    caller.sendall(_ANSWERS[request.param])
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("impostor", "code"),
+    [
+        ("html", "lake-unavailable"),
+        ("cut", "lake-unavailable"),
+        ("bad gateway", "lake-unavailable"),
+        ("full", "disk-full"),
+    ],
+    indirect=["impostor"],
+)
+def test_broken_servers_and_those_that_are_none(impostor: str, code: str) -> None:
+    lake = S3Lake("p", endpoint=impostor, access_key="a", secret_key="b")
+    attempts: list[Callable[[], object]] = [
+        lambda: lake.put_bytes(b"x", "stacks/a"),
+        lambda: lake.copy("stacks/a", "stacks/b"),
+        lambda: list(lake.list("stacks/")),
+        lambda: lake.abort_stale_uploads(1),
+        lake.prepare,
+    ]
+    for attempt in attempts:
+        with pytest.raises(StarloomError) as caught:
+            attempt()
+        assert caught.value.code == code
+        assert caught.value.retryable
+    lake.close()
+
+
+@pytest.mark.parametrize("impostor", ["cut"], indirect=True)
+def test_a_body_that_breaks_off(impostor: str, tmp_path: Path) -> None:
+    lake = S3Lake("p", endpoint=impostor, access_key="a", secret_key="b")
+    (tmp_path / "old").write_bytes(b"old")
+    for attempt in (
+        lambda: lake.get_bytes("stacks/a", max_bytes=10_000),
+        lambda: lake.read_range("stacks/a", 0, 5000),
+        lambda: lake.download("stacks/a", tmp_path / "old"),
+    ):
+        with pytest.raises(Unavailable) as caught:
+            attempt()
+        assert caught.value.code == "lake-unavailable"
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("old", b"old")]
     lake.close()
 
 

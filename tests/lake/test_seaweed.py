@@ -223,7 +223,9 @@ def test_no_way_up_from_an_inbox(nodes_lake: S3Lake, s3: S3Lake, node: str, tail
     path = f"/starloom-inbox/inbox/{node}/{tail}"
     request = AWSRequest("PUT", nodes_lake.endpoint + path, data=b"evil")
     request.headers["x-amz-content-sha256"] = hashlib.sha256(b"evil").hexdigest()
-    S3SigV4Auth(Credentials(*nodes_lake._keys), "s3", "us-east-1").add_auth(request)
+    S3SigV4Auth(
+        Credentials(nodes_lake._access.access_key, nodes_lake._access.secret_key), "s3", "us-east-1"
+    ).add_auth(request)
     host, port = nodes_lake.endpoint.removeprefix("http://").split(":")
     with closing(HTTPConnection(host, int(port), timeout=10)) as line:
         line.request("PUT", path, body=b"evil", headers=dict(request.headers.items()))
