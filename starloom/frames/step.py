@@ -24,7 +24,7 @@ from starloom.frames import (
     read_frame,
     sha256_of,
 )
-from starloom.lake import keys
+from starloom.lake import ObjectMissing, Stored, keys
 from starloom.receipts import write_receipt
 
 if TYPE_CHECKING:
@@ -47,7 +47,12 @@ def discover(hub: Hub) -> list[FrameBatch]:
         if item.key.endswith(ANNOUNCEMENT_SUFFIX):
             _note_announcement(hub, item.key)
             continue
-        node, _date, name = keys.parse_inbox(item.key)
+        try:
+            node, _date, name = keys.parse_inbox(item.key)
+        except BadInput as refused:
+            # A node may write any key under its own prefix; one that is no frame must not stop those that are.
+            log.warning("inbox object left where it is: %s", refused.message)
+            continue
         parsed = _parsed(name)
         with hub.archive.transaction() as session:
             frame = rows.discover(
@@ -85,7 +90,7 @@ def _note_announcement(hub: Hub, key: str) -> None:
                 sha256=str(said["sha256"]),
                 expires_at=database_now(session) + timedelta(seconds=hub.settings.announce_ttl_s),
             )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, BadInput, ObjectMissing) as error:
         # An announcement only makes a mission wait; a broken one must not stop the frames behind it.
         log.warning("announcement %s ignored: %s", key, error)
     hub.lake.delete(key)
@@ -117,10 +122,10 @@ def run(hub: Hub, frame_id: str) -> None:
             header = normalise(read_frame(path)[1])
         except BadInput as refused:
             message: str | None = refused.message
-            stored = _quarantine(hub, frame, source, path, refused)
+            stored = _quarantine(hub, frame, seen, path, refused)
         else:
             message = None
-            stored = _file(hub, frame, source, name, info, header)
+            stored = _file(hub, frame, seen, name, info, header)
     write_receipt(hub, stored, message=message)
     _free_inbox(hub, frame, seen.etag)
 
@@ -134,20 +139,20 @@ def _vanished(hub: Hub, frame: Frame, source: str) -> None:
     write_receipt(hub, stored)
 
 
-def _quarantine(hub: Hub, frame: Frame, source: str, path: Path, refused: BadInput) -> Frame:
+def _quarantine(hub: Hub, frame: Frame, seen: Stored, path: Path, refused: BadInput) -> Frame:
     """Keep the bytes and say why they were refused."""
     target = keys.quarantine(frame.node_id, sha256_of(path), frame.name)
-    if source != target:
-        _copy_once(hub, source, target)
+    if seen.key != target:
+        _copy_once(hub, seen, target)
     with hub.archive.transaction() as session:
         return rows.quarantine(session, frame.id, refused.code, refused.hint, raw_key=target)
 
 
 def _file(
-    hub: Hub, frame: Frame, source: str, name: FrameName, info: FrameInfo, header: NormalisedHeader
+    hub: Hub, frame: Frame, seen: Stored, name: FrameName, info: FrameInfo, header: NormalisedHeader
 ) -> Frame:
     raw_key = keys.raw(frame.node_id, name.start_utc, info.sha256, compressed=info.compressed)
-    version = _copy_once(hub, source, raw_key)
+    version = _copy_once(hub, seen, raw_key)
     filter_name = header.value("filter")
     with hub.archive.transaction() as session:
         mission = missions.find(session, name.mission) if name.mission else None
@@ -182,11 +187,19 @@ def _file(
         )
 
 
-def _copy_once(hub: Hub, source: str, target: str) -> str | None:
-    """Copy within the lake; the target is named by its content, so one already there is the same."""
+def _copy_once(hub: Hub, seen: Stored, target: str) -> str | None:
+    """Copy within the lake what was read; the target is named by its content, so one already there is the same.
+
+    Raises
+    ------
+    Conflict
+        ``source-changed``: the node has overwritten the object since; the frame is parked and read again.
+    """
     try:
-        return hub.lake.copy(source, target, if_absent=True).version
-    except Conflict:
+        return hub.lake.copy(seen.key, target, if_absent=True, if_match=seen.etag).version
+    except Conflict as conflict:
+        if conflict.code != "key-exists":
+            raise
         there = hub.lake.stat(target)
         return there.version if there else None
 

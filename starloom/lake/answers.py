@@ -11,8 +11,8 @@ import botocore.exceptions
 import urllib3.exceptions
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
-from starloom.errors import BadInput, Conflict, StarloomError, Unavailable
-from starloom.lake.base import DiskFull, LakeDenied, ObjectMissing
+from starloom.errors import BadInput, StarloomError, Unavailable
+from starloom.lake.base import DiskFull, LakeDenied, ObjectMissing, key_exists
 
 MISSING = frozenset({"NoSuchKey", "NoSuchVersion", "404", "ResourceNotFound", "MethodNotAllowed"})
 _NO_BUCKET = frozenset({"NoSuchBucket"})
@@ -61,7 +61,7 @@ def explain(code: str, message: str, key: str) -> StarloomError:
     if code in _DENIED:
         return LakeDenied(f"{key}: the lake refuses ({code}): {message}")
     if code in _EXISTS:
-        return Conflict(f"{key} is there already", code="key-exists")
+        return key_exists(key)
     if code in _FULL:
         return DiskFull(f"{key}: {message}")
     if code in _BUSY:

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from starloom.errors import BadInput, StarloomError
+from starloom.errors import BadInput, Conflict, StarloomError
 
 OCTETS = "application/octet-stream"
 MAX_METADATA_BYTES = 2048
@@ -76,6 +76,20 @@ def too_large(key: str, max_bytes: int) -> BadInput:
         f"{key} holds more than {max_bytes} bytes",
         code="object-too-large",
         hint="Whatever wrote it is not what we expect there; look at it before you raise the bound.",
+    )
+
+
+def key_exists(key: str) -> Conflict:
+    """Return the error for a write that must not overwrite."""
+    return Conflict(f"{key} is there already", code="key-exists")
+
+
+def source_changed(key: str) -> Conflict:
+    """Return the error for a source that is no longer what its reader saw."""
+    return Conflict(
+        f"{key} was written to since it was read",
+        code="source-changed",
+        hint="Read it again, and copy what is there.",
     )
 
 
@@ -193,15 +207,21 @@ class Lake(ABC):
         """Yield every object whose key starts with `prefix`, in order of key within each bucket."""
 
     @abstractmethod
-    def copy(self, source: str, target: str, *, if_absent: bool = False) -> Stored:
+    def copy(self, source: str, target: str, *, if_absent: bool = False, if_match: str | None = None) -> Stored:
         """Copy within the store, metadata included; no byte passes through this process.
+
+        Parameters
+        ----------
+        if_match
+            Copy only what has this etag: a node may write to its inbox while we look at what is there.
 
         Raises
         ------
         ObjectMissing
             There is no source.
         Conflict
-            ``key-exists``: `if_absent` and the target is there already.
+            ``key-exists``: `if_absent` and the target is there already; ``source-changed``: the source's etag is
+            another than `if_match`.
         """
 
     @abstractmethod

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from starloom.errors import Conflict, Unavailable
+from starloom.errors import Unavailable
 from starloom.lake import keys
 from starloom.lake.base import (
     DISK_FULL,
@@ -29,7 +29,9 @@ from starloom.lake.base import (
     Stored,
     check_file,
     check_metadata,
+    key_exists,
     replacing,
+    source_changed,
     too_large,
 )
 
@@ -130,11 +132,16 @@ class FolderLake(Lake):
                     except FileNotFoundError:
                         continue  # deleted since its folder was read
 
-    def copy(self, source: str, target: str, *, if_absent: bool = False) -> Stored:
+    def copy(self, source: str, target: str, *, if_absent: bool = False, if_match: str | None = None) -> Stored:
         """Copy an object with its metadata; see `Lake.copy`."""
         keys.check(target)
-        with self.open(source) as data, self._incoming(target, if_absent, self._read_metadata(source)) as stream:
-            shutil.copyfileobj(data, stream, 1 << 20)
+        with self.open(source) as data:
+            # A source that is written anew is another file: what is open here stays what it was.
+            found = self._describe(source, os.fstat(data.fileno()), {})
+            if if_match is not None and found.etag != if_match:
+                raise source_changed(source)
+            with self._incoming(target, if_absent, self._read_metadata(source)) as stream:
+                shutil.copyfileobj(data, stream, 1 << 20)
         return self._stored(target)
 
     def delete(self, key: str) -> None:
@@ -204,7 +211,7 @@ class FolderLake(Lake):
         target = self._path(key)
         with _explained(key):
             if if_absent and target.exists():
-                raise _exists(key)
+                raise key_exists(key)
             self._unfinished.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self._unfinished)
             temporary = Path(name)
@@ -226,7 +233,7 @@ class FolderLake(Lake):
             try:
                 os.link(temporary, target)
             except FileExistsError:
-                raise _exists(key) from None
+                raise key_exists(key) from None
         else:
             temporary.replace(target)
         folder = os.open(target.parent, os.O_RDONLY)
@@ -279,10 +286,6 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _missing(key: str) -> ObjectMissing:
     return ObjectMissing(f"{key}: there is no such object in the lake")
-
-
-def _exists(key: str) -> Conflict:
-    return Conflict(f"{key} is there already", code="key-exists")
 
 
 @contextmanager

@@ -25,7 +25,9 @@ from starloom.lake.base import (
     Stored,
     check_file,
     check_metadata,
+    key_exists,
     replacing,
+    source_changed,
     too_large,
 )
 from starloom.lake.clients import SEND_S, Access
@@ -119,7 +121,7 @@ class S3Lake(Lake):
         clean = check_metadata(metadata)
         bucket = self.bucket(key)
         if if_absent and self._is_there(key):
-            raise Conflict(f"{key} is there already", code="key-exists")
+            raise key_exists(key)
         written = upload_in_parts(
             self._sender,
             bucket,
@@ -209,37 +211,44 @@ class S3Lake(Lake):
                             found.object_name, found.size, found.etag.strip('"'), found.last_modified, None, {}
                         )
 
-    def copy(self, source: str, target: str, *, if_absent: bool = False) -> Stored:
+    def copy(self, source: str, target: str, *, if_absent: bool = False, if_match: str | None = None) -> Stored:
         """Copy within the server; see `Lake.copy`.
 
         With `if_absent` the target is looked up first, for servers that pass over ``If-None-Match`` on a copy
         (SeaweedFS 4.48 and AWS honour it); on those, two copies at the same instant both succeed, which under a
         key named by its content changes nothing.
         """
-        from_, to = self.bucket(source), self.bucket(target)
-        locked = to.endswith("-raw") and self.raw_lock_days > 0
+        to = self.bucket(target)
         there = self.stat(target) if if_absent else None
         if there is None:
             try:
-                with explained(target):
-                    try:
-                        version = wire.copy(
-                            self._client, (from_, source), (to, target), wire.IF_ABSENT if if_absent else {}
-                        )
-                    except S3Error as error:
-                        if error.code in MISSING:
-                            raise ObjectMissing(f"{source}: there is no such object in the lake") from error
-                        raise
+                stored = self._copy(source, target, if_absent, if_match)
             except Conflict:
-                there = self._require(target)
+                there = self.stat(target) if if_absent else None
+                if there is None:
+                    raise source_changed(source) from None
+        locked = to.endswith("-raw") and self.raw_lock_days > 0
         if there is not None:
             if locked:
                 self._lock(to, there)  # whoever copied it may have died before this
-            raise Conflict(f"{target} is there already", code="key-exists")
-        stored = self._require(target, version)
+            raise key_exists(target)
         if locked:
             self._lock(to, stored)
         return stored
+
+    def _copy(self, source: str, target: str, if_absent: bool, if_match: str | None) -> Stored:
+        condition = dict(wire.IF_ABSENT) if if_absent else {}
+        if if_match is not None:
+            condition["x-amz-copy-source-if-match"] = f'"{if_match}"'
+        from_, to = (self.bucket(source), source), (self.bucket(target), target)
+        with explained(target):
+            try:
+                version = wire.copy(self._client, from_, to, condition)
+            except S3Error as error:
+                if error.code in MISSING:
+                    raise ObjectMissing(f"{source}: there is no such object in the lake") from error
+                raise
+        return self._require(target, version)
 
     def _lock(self, bucket: str, stored: Stored) -> None:
         """Set a copied object's retention: SeaweedFS 4.48 gives the bucket's default to puts, not to copies."""

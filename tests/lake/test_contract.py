@@ -187,6 +187,22 @@ def test_copy_overwrites_unless_told_not_to(lake: Lake, here: str) -> None:
     assert lake.get_bytes(f"{here}/b", max_bytes=10) == b"1"
 
 
+def test_copy_takes_only_what_was_looked_at(lake: Lake, node: str) -> None:
+    source = f"inbox/{node}/20250101/a"
+    seen = lake.put_bytes(b"looked at", source)
+    lake.copy(source, f"quarantine/{node}/{SHA}/a", if_absent=True, if_match=seen.etag)
+    lake.put_bytes(b"exchanged", source)
+    target = f"quarantine/{node}/{SHA}/b"
+    for if_absent in (True, False):
+        with pytest.raises(Conflict) as caught:
+            lake.copy(source, target, if_absent=if_absent, if_match=seen.etag)
+        assert caught.value.code == "source-changed"
+    assert lake.stat(target) is None
+    with pytest.raises(Conflict) as caught:
+        lake.copy(source, f"quarantine/{node}/{SHA}/a", if_absent=True)
+    assert caught.value.code == "key-exists"
+
+
 def test_files_there_and_back(lake: Lake, here: str, tmp_path: Path) -> None:
     data = os.urandom(123_456)
     (tmp_path / "in.fits").write_bytes(data)

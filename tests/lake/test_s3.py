@@ -156,6 +156,8 @@ def test_a_big_file_in_parts(parts_lake: S3Lake, node: str, big_file: Path, tmp_
     assert (tmp_path / "back").read_bytes() == big_file.read_bytes()
     with pytest.raises(Conflict):
         parts_lake.put_file(big_file, key, if_absent=True)
+    copied = parts_lake.copy(key, f"quarantine/{node}/{'0' * 64}/b", if_absent=True, if_match=stored.etag)
+    assert copied.size == stored.size
     assert wire.list_uploads(parts_lake._client, "starloom-inbox", f"inbox/{node}") == []
 
 
