@@ -52,17 +52,20 @@ class Outcome:
     missions: list[dict[str, Any]] = field(default_factory=list)
     frames: list[dict[str, Any]] = field(default_factory=list)
     runs: dict[str, dict[str, int]] = field(default_factory=dict)
+    stacks: dict[str, list[str]] = field(default_factory=dict)
     sql: str = ""
     elapsed_s: float = 0.0
     report: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return ``{missions, ui, report, runs, elapsed_s}``."""
+        """Return missions, addresses, and what was counted in Prefect (runs) and in the lake (stacks)."""
         return {
             "missions": self.missions,
             "ui": self.ui,
             "report": str(self.report),
             "runs": self.runs,
+            "stacks": self.stacks,
+            "frames": self.frames,
             "elapsed_s": self.elapsed_s,
         }
 
@@ -121,6 +124,7 @@ def play(home: Path, say: Say, *, keep: bool = False) -> Outcome:
             try:
                 _observe(hub, rendering, outcome, say)
                 _count_runs(prefect, outcome)
+                _count_stacks(hub, outcome)
                 outcome.elapsed_s = round(time.monotonic() - began, 1)
                 outcome.report = write_report(hub, outcome)
             finally:
@@ -289,3 +293,10 @@ def _count_runs(prefect: PrefectApi, outcome: Outcome) -> None:
         tally = outcome.runs.setdefault(mission, {})
         name = str(run.get("state_name"))
         tally[name] = tally.get(name, 0) + 1
+
+
+def _count_stacks(hub: Hub, outcome: Outcome) -> None:
+    """List the FITS files that lie under each mission's stacks, published or not."""
+    for mission in (TRES1, NETWORK):
+        listed = [item.key for item in hub.lake.list(f"stacks/{mission}/")]
+        outcome.stacks[mission] = sorted(key for key in listed if key.endswith(".fits"))
