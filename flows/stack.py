@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
+import logging
+
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.futures import as_completed
+from prefect.futures import as_completed, wait
 from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from starloom.archive.claims import AlreadyClaimed
-from starloom.coadd.step import StackRef, claimed
+from starloom.archive.claims import AlreadyClaimed, LeaseLost
+from starloom.coadd.step import PlanRef, StackRef, claimed
 from starloom.hub import current_hub
-from tasks.stack import Progress, bind_and_plan, publish, stack_tiles
+from tasks.showing import Progress
+from tasks.stack import bind_and_plan, publish, stack_tiles
+
+log = logging.getLogger("starloom.flows.stack")
 
 
 @flow(
     name="stack-mission",
     flow_run_name="stack {mission_id} (event {event_id})",
     task_runner=ThreadPoolTaskRunner(max_workers=4),  # type: ignore[arg-type]
+    persist_result=False,
 )
 def stack_mission(mission_id: str, event_id: int) -> StackRef | State[None]:
     """Bind what the mission has by now and publish the next revision of its stack."""
     try:
         with claimed(current_hub(), mission_id, event_id, holder=str(flow_run.id)) as claim:
-            progress = Progress(f"Stack of {mission_id}, revision {claim.n}")
+            progress = Progress("stack-progress", f"Stack of {mission_id}, revision {claim.n}")
             plans = bind_and_plan(claim)
             if not plans:
                 return Completed(
                     name="Unchanged", message="The same frames and parameters as the newest revision."
                 )
             progress.at(10)
-            futures = stack_tiles.map([batch for plan in plans for batch in plan.batches()])
-            for done, future in enumerate(as_completed(list(futures)), start=1):
-                future.result()
-                progress.at(10 + 80 * done / len(futures))
+            co_add(plans, progress)
             stack = publish(claim, plans)
             progress.at(100)
             return stack
     except AlreadyClaimed as taken:
         return Completed(name="AlreadyClaimed", message=taken.message)
+    except LeaseLost as lost:
+        log.warning("mission=%s %s", mission_id, lost.message)
+        return Completed(name="LeaseLost", message=f"{lost.message}; nothing was published by this run")
+
+
+def co_add(plans: list[PlanRef], progress: Progress) -> None:
+    """Make all tiles, and return when the last task has ended: the working folder goes with the claim."""
+    futures = list(stack_tiles.map([batch for plan in plans for batch in plan.batches()]))
+    try:
+        for done, future in enumerate(as_completed(futures), start=1):
+            future.result()
+            progress.at(10 + 80 * done / len(futures))
+    finally:
+        wait(futures)

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
 
+from starloom.batches import FrameBatch
 from tasks.frames import start_batch
-from tasks.sweep import due_batches, free_leases, reopen_stale_missions, tidy_lake
+from tasks.showing import show_table
+from tasks.sweep import announce_unheard, due_batches, free_leases, reopen_stale_missions, tidy_lake
 
 
-@flow(name="sweep")
-def sweep() -> dict[str, int]:
-    """Retry what is due, free expired leases, reopen stale missions and remove orphans past their grace."""
-    batches = due_batches()
-    for batch in batches:
-        start_batch(batch)
-    return {
-        "frames_retried": sum(len(batch.frame_ids) for batch in batches),
-        "leases_freed": free_leases(),
-        "missions_reopened": reopen_stale_missions(),
-        "objects_removed": tidy_lake(),
+@flow(name="sweep", persist_result=False)
+def sweep() -> dict[str, int] | State[Any]:
+    """Free expired leases, reopen stale missions, retry what is due and remove orphans past their grace.
+
+    No part waits for another: a lake that is down must not keep a mission from being given back.
+    """
+    parts: dict[str, State[Any]] = {
+        "leases_freed": free_leases(return_state=True),
+        "events_found": announce_unheard(return_state=True),
+        "missions_reopened": reopen_stale_missions(return_state=True),
+        "frames_retried": due_batches(return_state=True),
+        "objects_removed": tidy_lake(return_state=True),
     }
+    found = parts.pop("frames_retried").result(raise_on_failure=False)
+    batches: list[FrameBatch] = found if isinstance(found, list) else []
+    starts = [start_batch(batch, return_state=True) for batch in batches]
+    done: dict[str, int] = {name: state.result() for name, state in parts.items() if state.is_completed()}
+    if isinstance(found, list):
+        done["frames_retried"] = sum(len(batch.frame_ids) for batch in batches)
+    if any(done.values()):
+        show_table("sweep", [{"what": name, "count": count} for name, count in done.items()], "What sweep did")
+    failed = [name for name in (*parts, "frames_retried") if name not in done]
+    failed += [f"start of {state.name}" for state in starts if not state.is_completed()]
+    if failed:
+        return Failed(message=f"not done: {', '.join(failed)}; the next sweep tries again")
+    return done

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, Field
 
 from starloom.archive import frames as frame_rows
-from starloom.errors import StarloomError
+from starloom.errors import BadInput, StarloomError, Unavailable
+from starloom.lake.keys import BadKey
+from starloom.receipts import write_receipt
 
 if TYPE_CHECKING:
     from starloom.hub import Hub
@@ -66,29 +68,73 @@ def batches(frame_ids: Iterable[str], label: str, *, chunk_size: int, batch_size
     ]
 
 
-def advance(hub: Hub, chunk: FrameChunk, step: Callable[[Hub, str], None]) -> FrameChunk:
+class FramesWait(Unavailable):
+    """Some frames of a chunk met an error that may pass; the others went on."""
+
+    code = "frames-wait"
+    hint = "Nothing: the task tries them again, then `sweep` does."
+
+
+def advance(hub: Hub, chunk: FrameChunk, step: Callable[[Hub, str], None], *, last_try: bool = True) -> FrameChunk:
     """Run one step for every frame of the chunk; a frame that fails for now is parked, not lost.
 
-    A step commits its own outcome, fatal ones included. What reaches us here is an error that may pass
-    (a service down, the disk full) or one nobody foresaw: the frame is parked with the error and its next
-    attempt's time, and its neighbours go on.
+    A step commits its own outcome, fatal ones included. What reaches us here is an error that may pass (a
+    service down, the disk full), one about this frame alone, or one nobody foresaw. The frame's neighbours go
+    on in any case.
+
+    Parameters
+    ----------
+    last_try
+        False while the caller will come again soon: errors that may pass are left to it, and nothing is parked
+        for them yet.
+
+    Raises
+    ------
+    FramesWait
+        Not on the last try: some frames met an error that may pass.
     """
+    waiting: list[str] = []
     for frame_id in chunk.frame_ids:
         try:
             step(hub, frame_id)
+        except BadInput as error:
+            log.warning("frame=%s %s: quarantined: %s (%s)", frame_id, step.__module__, error.message, error.code)
+            refuse(hub, frame_id, error)
         except Exception as error:  # recorded in the archive; sweep tries again
-            log.exception("frame=%s %s parked", frame_id, step.__module__)
+            if not last_try and isinstance(error, StarloomError) and error.retryable:
+                log.warning("frame=%s %s: %s (%s)", frame_id, step.__module__, error.message, error.code)
+                waiting.append(f"{frame_id}: {error.message}")
+                continue
+            log.exception("frame=%s %s: parked", frame_id, step.__module__)
             park(hub, frame_id, error)
+        except BaseException as error:
+            # The task ran out of time, or its process is asked to end: this frame may be the one that hangs.
+            log.warning("frame=%s %s: parked, cut off by %s", frame_id, step.__module__, type(error).__name__)
+            park(hub, frame_id, error)
+            raise
+    if waiting:
+        raise FramesWait(f"{len(waiting)} of {len(chunk.frame_ids)} frames wait; {waiting[0]}")
     return chunk
 
 
-def park(hub: Hub, frame_id: str, error: Exception) -> None:
+def refuse(hub: Hub, frame_id: str, error: BadInput) -> None:
+    """Set a frame aside for good, and tell its node why."""
+    with hub.archive.transaction() as session:
+        frame = frame_rows.quarantine(session, frame_id, error.code, error.hint or error.message)
+        frame.last_error = error.as_dict()
+    try:
+        write_receipt(hub, frame)
+    except BadKey as impossible:
+        log.warning("frame=%s no receipt: %s", frame_id, impossible.message)
+
+
+def park(hub: Hub, frame_id: str, error: BaseException) -> None:
     """Record the error and set the time of the next attempt, doubling from 30 s to a day."""
     if isinstance(error, StarloomError):
         record = error.as_dict()
     else:
         record = {
-            "code": "unexpected",
+            "code": "unexpected" if isinstance(error, Exception) else "cut-off",
             "message": f"{type(error).__name__}: {error}",
             "hint": "Report this with the worker's log; the frame is tried again.",
             "retryable": True,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from starloom.archive import Archive
 from starloom.lake import Lake, connect
-from starloom.settings import Settings, load_settings
+from starloom.settings import Settings, default_home, load_settings
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Hub:
 
 
 @lru_cache(maxsize=4)
-def _open_for(home: Path | None) -> Hub:
+def _open_for(home: Path) -> Hub:
     return Hub.open(load_settings(home))
 
 
 def current_hub() -> Hub:
     """Return this process's hub: connections are pooled, so tasks of one worker share it."""
-    return _open_for(None)
+    return _open_for(default_home())

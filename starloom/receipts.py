@@ -1,40 +1,177 @@
-"""Receipts: the hub's word to a node about each of its frames, where only that node can read it."""
+"""Receipts: the hub's word to a node about each of its frames, where only that node can read it.
+
+A receipt is written anew from the archive whenever something about the frame has changed, so the last one always
+tells everything: state, reason, remedy, solution, photometry, and its part in the newest stack.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
-from starloom.archive.frames import is_settled, state_of
-from starloom.archive.models import Frame
+from sqlmodel import Session, col, func, select
+
+from starloom.archive import frames as rows
+from starloom.archive.models import Frame, Photometry, Revision, RevisionInput, Solution
 from starloom.lake import keys
 
 if TYPE_CHECKING:
     from starloom.hub import Hub
 
+#: What happens next, for states that call for no remedy of their own.
+UNKNOWN_MISSION = (
+    "The hub has no mission of this id yet: the frame is kept and processed, and is stacked once the mission "
+    "has been created. If the id is misspelt, send the frame again under the right name."
+)
+OFF_TARGET = "It shows another part of the sky than the mission's target and gets no weight in the stack."
+
 
 def write_receipt(hub: Hub, frame: Frame, **extra: Any) -> None:
-    """Write or replace the receipt of one frame."""
+    """Write or replace the receipt of one frame; a colour plane's news stand in its mosaic's receipt."""
     if not frame.node_id:
         return
-    state, settled = state_of(frame), is_settled(frame)
-    failed = next(
-        (c for c in (frame.measure_code, frame.solve_code, frame.calibrate_code, frame.ingest_code) if c),
-        None,
+    with hub.archive.session() as session:
+        body = describe(session, frame.id, stack="stack" not in extra)
+    if frame.plane is None:
+        body |= extra
+    hub.lake.put_bytes(
+        json.dumps(body).encode(),
+        keys.receipt(frame.node_id, frame.name),
+        content_type="application/json",
     )
+
+
+def describe(session: Session, frame_id: str, *, stack: bool = True) -> dict[str, Any]:
+    """Return what the archive can tell a node about a frame, safe for JSON; its part in a stack if wanted."""
+    frame = rows.get(session, frame_id)
+    if frame.plane not in (None, rows.MOSAIC):
+        frame = _mosaic_of(session, frame) or frame
+    planes = _planes(session, frame)
     body = {
         "name": frame.name,
         "frame_id": frame.id,
         "mission": frame.obs_req,
-        "state": state,
-        "settled": settled,
-        "code": frame.disposition_code or failed,
-        "hint": frame.disposition_hint,
+        "plane": frame.plane,
+        "state": _state(frame, planes),
+        "settled": rows.is_settled(frame) and all(plane["settled"] for plane in planes.values()),
+        "code": _code(frame) or next((plane["code"] for plane in planes.values() if plane["code"]), None),
+        "message": (frame.last_error or {}).get("message"),
+        "hint": _hint(frame) or next((plane["hint"] for plane in planes.values() if plane["hint"]), None),
         "pixel_digest": frame.pixel_digest,
         "received_at": frame.received_at.isoformat(),
-        "flags": frame.flags,
-        **extra,
+        "flags": sorted({*frame.flags, *(flag for plane in planes.values() for flag in plane["flags"])}),
+        **_measured(session, frame),
     }
-    hub.lake.put_bytes(
-        json.dumps(body).encode(), keys.receipt(frame.node_id, frame.name), content_type="application/json"
-    )
+    if stack and (part := _stack(session, frame)):
+        body["stack"] = part
+    if planes:
+        body["planes"] = planes
+    if frame.duplicate_of is not None:
+        first = rows.get(session, frame.duplicate_of)
+        body["original"] = {
+            "frame_id": first.id,
+            "name": first.name,
+            "state": rows.state_of(first),
+            "pixel_digest": first.pixel_digest,
+        }
+    return body
+
+
+def _state(frame: Frame, planes: dict[str, dict[str, Any]]) -> str:
+    """Return the state in one word: a mosaic is as far as its slowest plane, and ready with the first of them."""
+    states = [str(plane["state"]) for plane in planes.values()]
+    if frame.disposition != "active" or not states:
+        return rows.state_of(frame)
+    if not all(plane["settled"] for plane in planes.values()):
+        return "processing"
+    return "ready" if "ready" in states else states[0]
+
+
+def _code(frame: Frame) -> str | None:
+    codes = (frame.measure_code, frame.solve_code, frame.calibrate_code, frame.ingest_code)
+    return frame.disposition_code or next((code for code in codes if code), None)
+
+
+def _hint(frame: Frame) -> str | None:
+    if frame.disposition_hint and _code(frame):
+        return frame.disposition_hint
+    if "unknown-mission" in frame.flags:
+        return UNKNOWN_MISSION
+    return OFF_TARGET if "off-target" in frame.flags else None
+
+
+def _mosaic_of(session: Session, plane: Frame) -> Frame | None:
+    found = session.exec(
+        select(Frame).where(
+            Frame.node_id == plane.node_id,
+            Frame.name == plane.name,
+            Frame.plane == rows.MOSAIC,
+            Frame.raw_key == plane.raw_key,
+        )
+    ).all()
+    return next((frame for frame in found if plane.id in rows.plane_ids(frame)), None)
+
+
+def _planes(session: Session, frame: Frame) -> dict[str, dict[str, Any]]:
+    if frame.plane != rows.MOSAIC:
+        return {}
+    found = [session.get(Frame, plane_id) for plane_id in rows.plane_ids(frame)]
+    return {
+        str(plane.plane): {
+            "frame_id": plane.id,
+            "band": plane.band,
+            "state": rows.state_of(plane),
+            "settled": rows.is_settled(plane),
+            "code": _code(plane),
+            "hint": _hint(plane),
+            "flags": plane.flags,
+            "stack": _stack(session, plane),
+            **_measured(session, plane),
+        }
+        for plane in found
+        if plane is not None
+    }
+
+
+def _measured(session: Session, frame: Frame) -> dict[str, Any]:
+    """Return solution and photometry, as far as there are any."""
+    told: dict[str, Any] = {}
+    solution = session.exec(
+        select(Solution).where(Solution.frame_id == frame.id, col(Solution.current).is_(True))
+    ).first()
+    if solution is not None:
+        told["solution"] = {
+            name: getattr(solution, name)
+            for name in ("ra_deg", "dec_deg", "scale_arcsec", "rms_arcsec", "matches")
+        }
+    photometry = session.exec(
+        select(Photometry).where(Photometry.frame_id == frame.id, col(Photometry.current).is_(True))
+    ).first()
+    if photometry is not None:
+        told["photometry"] = {
+            name: getattr(photometry, name) for name in ("band", "zero_point_mag", "fwhm_arcsec", "limiting_mag")
+        }
+    return told
+
+
+def _stack(session: Session, frame: Frame) -> dict[str, Any] | None:
+    found = session.exec(
+        select(Revision, RevisionInput)
+        .join(RevisionInput, col(RevisionInput.revision_id) == Revision.id)
+        .where(RevisionInput.frame_id == frame.id, Revision.status == "published")
+        .order_by(col(Revision.n).desc())
+        .limit(1)
+    ).first()
+    if found is None:
+        return None
+    revision, part = found
+    total = session.exec(
+        select(func.sum(RevisionInput.weight)).where(RevisionInput.revision_id == revision.id)
+    ).one()
+    return {
+        "mission": revision.mission_id,
+        "revision": revision.n,
+        "weight_share": (part.weight or 0.0) / (total or 1.0),
+        "reason": part.reason,
+        "rejected_fraction": part.rejected_fraction,
+    }

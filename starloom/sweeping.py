@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from datetime import timedelta
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from starloom.archive import claims, frames, missions
+from starloom.archive import claims, events, frames, missions
 from starloom.archive.engine import database_now
 from starloom.batches import FrameBatch, batches
+from starloom.lake import Stored
 
 if TYPE_CHECKING:
     from starloom.hub import Hub
@@ -17,6 +21,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EPOCH = re.compile(r"^stacks/(?P<mission>[^/]+)/r(?P<n>\d+)/e(?P<epoch>\d+)/")
+
+#: The lake is walked whole, so not with every sweep.
+TIDY_EVERY_S = 3600.0
+#: Objects that one short look into the archive decides about.
+PAGE = 500
 
 
 def due_batches(hub: Hub, *, limit: int = 512) -> list[FrameBatch]:
@@ -32,37 +41,76 @@ def free_leases(hub: Hub) -> int:
     return claims.expire_leases(hub.archive, hub.settings.stack_attempts)
 
 
+def announce_unheard(hub: Hub) -> int:
+    """Write the events that no trigger wrote, so that the relay hears of them; return how many."""
+    with hub.archive.transaction() as session:
+        found = events.announce_unheard(session)
+    for mission in found:
+        log.warning("mission=%s asked for a stack and no event said so", mission)
+    return len(found)
+
+
 def reopen_stale_missions(hub: Hub) -> int:
     """Set stacked missions COMPLETE again where READY frames are missing from the newest revision."""
+    reopened = 0
     with hub.archive.transaction() as session:
-        stale = claims.stale_missions(session, hub.settings.late_quiet_s)
-        for mission in stale:
+        for stale in claims.stale_missions(session, hub.settings.late_quiet_s):
+            mission = claims.locked_mission(session, stale.id)
+            if mission is None or mission.status != "STACKED":
+                continue  # cancelled, or completed by hand, since we looked
             missions.set_status(session, mission.id, "COMPLETE")
             log.info("mission=%s reopened: late frames", mission.id)
-        return len(stale)
+            reopened += 1
+    return reopened
 
 
-def tidy_lake(hub: Hub) -> int:
-    """Remove objects of dead epochs and unfinished uploads past the grace; never a living epoch's."""
+def tidy_lake(hub: Hub, *, every_s: float = TIDY_EVERY_S) -> int:
+    """Remove objects of dead epochs and unfinished uploads past the grace; never a living epoch's.
+
+    Parameters
+    ----------
+    every_s
+        Seconds that must have passed on this machine since the last time; else nothing is done.
+    """
+    stamp = hub.settings.home / "run" / "tidied"
+    if stamp.is_file() and time.time() - stamp.stat().st_mtime < every_s:
+        return 0
     removed = hub.lake.abort_stale_uploads(hub.settings.orphan_grace_s)
     with hub.archive.session() as session:
         horizon = database_now(session) - timedelta(seconds=hub.settings.orphan_grace_s)
     for prefix in ("solved/", "sources/"):
-        for item in hub.lake.list(prefix):
-            if item.modified > horizon:
-                continue
+        for page in _pages(hub, prefix, horizon):
             with hub.archive.session() as session:
-                wanted = frames.is_referenced(session, item.key)
-            if not wanted:
-                hub.lake.delete(item.key)
-                removed += 1
-    for item in hub.lake.list("stacks/"):
-        match = _EPOCH.match(item.key)
-        if match is None or item.modified > horizon:
-            continue
+                orphans = [item.key for item in page if not frames.is_referenced(session, item.key)]
+            removed += _remove(hub, orphans)
+    for page in _pages(hub, "stacks/", horizon):
+        alive: dict[tuple[str, str, str], bool] = {}
+        orphans = []
         with hub.archive.session() as session:
-            alive = claims.epoch_is_alive(session, match["mission"], int(match["n"]), int(match["epoch"]))
-        if not alive:
-            hub.lake.delete(item.key)
-            removed += 1
+            for item in page:
+                match = _EPOCH.match(item.key)
+                if match is None:
+                    continue
+                place = (match["mission"], match["n"], match["epoch"])
+                if place not in alive:
+                    alive[place] = claims.epoch_is_alive(session, place[0], int(place[1]), int(place[2]))
+                if not alive[place]:
+                    orphans.append(item.key)
+        removed += _remove(hub, orphans)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.touch()
     return removed
+
+
+def _pages(hub: Hub, prefix: str, horizon: datetime) -> Iterator[list[Stored]]:
+    """Yield what is older than the grace, so much at a time that the archive is asked in short looks."""
+    old = (item for item in hub.lake.list(prefix) if item.modified <= horizon)
+    while page := list(islice(old, PAGE)):
+        yield page
+
+
+def _remove(hub: Hub, orphans: list[str]) -> int:
+    for key in orphans:
+        hub.lake.delete(key)
+        log.info("lake: removed %s, of which the archive knows nothing", key)
+    return len(orphans)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.deployments import run_deployment
 
 import starloom.astrometry.step
@@ -12,16 +11,17 @@ import starloom.frames.step
 import starloom.photometry.step
 from starloom.batches import FrameBatch, FrameChunk, advance
 from starloom.hub import current_hub
-from tasks.retrying import RETRYING
+from tasks.retrying import FRAMES_S, UPKEEP_S, is_last_try, retrying
+from tasks.showing import show_table
 
 
-@task(**RETRYING, task_run_name="discover")
+@task(**retrying(FRAMES_S), task_run_name="discover")
 def discover_frames() -> list[FrameBatch]:
     """List the inbox once and put everything new into batches."""
     return starloom.frames.step.discover(current_hub())
 
 
-@task(**RETRYING, task_run_name="start {batch.name}")
+@task(**retrying(UPKEEP_S), task_run_name="start {batch.name}")
 def start_batch(batch: FrameBatch) -> None:
     """Hand a batch to ``process-frames``. The same batch started twice is one run."""
     run_deployment(
@@ -34,36 +34,39 @@ def start_batch(batch: FrameBatch) -> None:
     )
 
 
-@task(**RETRYING, task_run_name="ingest {chunk.name}")
+@task(**retrying(FRAMES_S), task_run_name="ingest {chunk.name}")
 def ingest(chunk: FrameChunk) -> FrameChunk:
     """Check each frame, file its raw pixels for ever and free the inbox."""
-    return advance(current_hub(), chunk, starloom.frames.step.run)
+    return advance(current_hub(), chunk, starloom.frames.step.run, last_try=is_last_try())
 
 
-@task(**RETRYING, task_run_name="calibrate {chunk.name}")
+@task(**retrying(FRAMES_S), task_run_name="calibrate {chunk.name}")
 def calibrate(chunk: FrameChunk) -> FrameChunk:
     """Settle what was done to each frame's pixels; a colour mosaic goes on as one frame a colour."""
     hub = current_hub()
-    return starloom.calibration.step.with_planes(hub, advance(hub, chunk, starloom.calibration.step.run))
+    advance(hub, chunk, starloom.calibration.step.run, last_try=is_last_try())
+    return starloom.calibration.step.with_planes(hub, chunk)
 
 
-@task(**RETRYING, task_run_name="plate-solve {chunk.name}")
+@task(**retrying(FRAMES_S), task_run_name="plate-solve {chunk.name}")
 def plate_solve(chunk: FrameChunk) -> FrameChunk:
     """Solve the chunk's frames that still need it. Safe to repeat."""
-    return advance(current_hub(), chunk, starloom.astrometry.step.run)
+    return advance(current_hub(), chunk, starloom.astrometry.step.run, last_try=is_last_try())
 
 
-@task(**RETRYING, task_run_name="extract-metadata {chunk.name}")
+@task(**retrying(FRAMES_S), task_run_name="extract-metadata {chunk.name}")
 def extract_metadata(chunk: FrameChunk) -> FrameChunk:
     """Measure each frame and file header, weather, photometry and source list."""
-    return advance(current_hub(), chunk, starloom.photometry.step.run)
+    return advance(current_hub(), chunk, starloom.photometry.step.run, last_try=is_last_try())
 
 
-@task(**RETRYING, task_run_name="report {batch.name}")
+@task(**retrying(UPKEEP_S), task_run_name="report {batch.name}")
 def report(batch: FrameBatch) -> dict[str, int]:
-    """Attach the table of frames to the run and count the outcomes."""
-    rows = starloom.frames.step.summary(current_hub(), batch.frame_ids)
-    create_table_artifact(table=rows, key="frames", description=f"Frames of {batch.name}")
+    """Attach the table of frames, colour planes in their mosaic's place, and count the outcomes."""
+    hub = current_hub()
+    whole = FrameChunk(name=batch.name, frame_ids=batch.frame_ids)
+    rows = starloom.frames.step.summary(hub, starloom.calibration.step.with_planes(hub, whole).frame_ids)
+    show_table("frames", rows, f"Frames of {batch.name}")
     outcomes: dict[str, int] = {}
     for row in rows:
         outcomes[str(row["outcome"])] = outcomes.get(str(row["outcome"]), 0) + 1

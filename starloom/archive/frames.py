@@ -18,7 +18,7 @@ from sqlmodel import Session, col, func, or_, select
 from starloom.archive.claims import locked_mission
 from starloom.archive.engine import database_now
 from starloom.archive.models import STEPS, Announcement, Frame
-from starloom.errors import BadInput
+from starloom.errors import BadInput, Conflict
 
 Step = Literal["ingest", "calibrate", "solve", "measure"]
 
@@ -49,13 +49,37 @@ def get(session: Session, frame_id: str) -> Frame:
     return frame
 
 
+#: Characters of an id's beginning that name a frame where people write it.
+SHORT_ID = 8
+
+
 def find(session: Session, name_or_id: str) -> Frame:
-    """Return a frame by its id, or the newest one of that file name."""
+    """Return a frame by its id, the beginning of its id, or the newest one of its file name.
+
+    Of a mosaic and its colour planes, which share a name, the name means the mosaic.
+
+    Raises
+    ------
+    BadInput
+        ``no-such-frame``, or ``ambiguous-id``: several ids begin so.
+    """
     frame = session.get(Frame, name_or_id)
     if frame is not None:
         return frame
-    newest = select(Frame).where(Frame.name == name_or_id).order_by(col(Frame.received_at).desc()).limit(1)
+    newest = (
+        select(Frame)
+        .where(Frame.name == name_or_id, or_(col(Frame.plane).is_(None), Frame.plane == MOSAIC))
+        .order_by(col(Frame.received_at).desc())
+        .limit(1)
+    )
     found = session.exec(newest).first()
+    if found is None and len(name_or_id) >= SHORT_ID - 2 and set(name_or_id) <= set("0123456789abcdef"):
+        some = session.exec(select(Frame).where(col(Frame.id).startswith(name_or_id)).limit(2)).all()
+        if len(some) > 1:
+            raise BadInput(
+                f"several frames' ids begin with {name_or_id}", code="ambiguous-id", hint="Give more of it."
+            )
+        found = next(iter(some), None)
     return found or get(session, name_or_id)
 
 
@@ -113,10 +137,16 @@ def discover(
 
     A node that overwrites its own object before it was read has corrected itself: the same row goes on.
     """
-    known = session.exec(select(Frame).where(Frame.inbox_key == inbox_key)).first()
+    known = session.exec(select(Frame).where(Frame.inbox_key == inbox_key).with_for_update()).first()
     if known is not None:
-        known.inbox_etag = etag
-        return None
+        if known.disposition == "active" and known.ingest == "pending":
+            known.inbox_etag = etag
+            return None
+        if known.inbox_etag == etag:
+            return None
+        # Read, and overwritten before its run had freed the inbox: what lies there now is another arrival.
+        known.inbox_key = None
+        session.flush()
     frame = Frame(
         name=name,
         node_id=node_id,
@@ -137,6 +167,12 @@ def discover(
     return frame
 
 
+def left_behind(session: Session, inbox_key: str, etag: str) -> Frame | None:
+    """Return the frame that was read from this very object, if its run ended before it had freed the inbox."""
+    known = session.exec(select(Frame).where(Frame.inbox_key == inbox_key, Frame.inbox_etag == etag)).first()
+    return known if known is not None and (known.ingest != "pending" or known.disposition != "active") else None
+
+
 def claim_step(session: Session, frame_id: str, step: Step) -> bool:
     """Tell whether the step is this frame's next one, and push the time at which it counts as lost."""
     frame = _locked(session, frame_id)
@@ -151,6 +187,12 @@ def claim_step(session: Session, frame_id: str, step: Step) -> bool:
     if wanted:
         _touch(session, frame)
     return wanted
+
+
+def still_pending(session: Session, frame_id: str, step: Step) -> Frame | None:
+    """Return the frame, locked, if nobody has settled this step of it yet; None: drop what was found out."""
+    frame = _locked(session, frame_id)
+    return frame if frame.disposition == "active" and getattr(frame, step) == "pending" else None
 
 
 def settle_step(
@@ -174,7 +216,7 @@ def settle_step(
     setattr(frame, step, "failed" if code else "ok")
     setattr(frame, f"{step}_code", code)
     if code:
-        frame.disposition_hint = hint
+        frame.disposition_hint = (hint or "")[:500] or None
         frame.last_error = {"code": code, "hint": hint, "step": step}
     _touch(session, frame, again_after_s=None if is_settled(frame) else LOST_AFTER_S)
     _mark_ready_if_settled(session, frame)
@@ -304,6 +346,20 @@ def quarantine(session: Session, frame_id: str, code: str, hint: str, *, raw_key
     return frame
 
 
+def refuse(session: Session, frame_id: str, error: dict[str, Any], **values: Any) -> Frame:
+    """Quarantine a frame that ingest refuses; one that another run has settled meanwhile stays as it is.
+
+    ``error`` holds ``code``, ``message`` and ``hint``; ``values`` are columns that the step has found out.
+    """
+    frame = _locked(session, frame_id)
+    if frame.ingest != "pending" or frame.disposition != "active":
+        return frame
+    for column, value in values.items():
+        setattr(frame, column, value)
+    frame.last_error = error
+    return quarantine(session, frame_id, str(error["code"]), str(error.get("hint") or ""))
+
+
 def withdraw(session: Session, frame_id: str, reason: str) -> Frame:
     """Take a frame out by its owner's or an operator's word; pixels stay, later revisions do without it."""
     frame = _locked(session, frame_id)
@@ -322,6 +378,8 @@ def requeue(session: Session, frame_id: str) -> Frame:
     ------
     BadInput
         ``frame-is-duplicate``: its pixels are already in the archive under another id.
+    Conflict
+        ``frame-replaced``: it was withdrawn, and another frame stands in its place.
     """
     frame = _locked(session, frame_id)
     if frame.disposition == "duplicate":
@@ -330,6 +388,14 @@ def requeue(session: Session, frame_id: str) -> Frame:
             code="frame-is-duplicate",
             hint=f"Requeue {frame.duplicate_of} instead.",
         )
+    if frame.disposition == "withdrawn" and frame.ingest == "ok" and _twin(session, frame) is not None:
+        raise Conflict(
+            f"frame {frame.id}: another frame has taken its place since it was withdrawn",
+            code="frame-replaced",
+            hint="Withdraw that one first; `starloom frames list` shows both.",
+        )
+    if frame.disposition_code == "name-conflict":
+        frame.ingest = "pending"  # whether the conflict is gone, ingest must say
     frame.disposition, frame.disposition_code, frame.disposition_hint = "active", None, None
     for step in STEPS:
         if getattr(frame, step) == "failed":
@@ -404,7 +470,14 @@ def announce(
     if known is not None:
         known.expires_at = expires_at
         return
-    arrived = session.exec(select(Frame.id).where(Frame.node_id == node_id, Frame.name == name)).first()
+    # An earlier frame of the same name, which this one corrects, is not the one announced.
+    arrived = session.exec(
+        select(Frame.id).where(
+            Frame.node_id == node_id,
+            Frame.name == name,
+            or_(Frame.raw_sha256 == sha256, col(Frame.inbox_key).is_not(None)),
+        )
+    ).first()
     session.add(
         Announcement(
             node_id=node_id,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, cast
 
 from sqlmodel import Session, col, func, select
 
 from starloom.archive import frames
+from starloom.archive.claims import locked_mission
 from starloom.archive.engine import database_now
 from starloom.archive.models import (
     MISSION_STATES,
@@ -18,15 +19,16 @@ from starloom.archive.models import (
     Node,
     Product,
     Revision,
+    Solution,
     StatusEvent,
 )
 from starloom.errors import BadInput, Conflict
-from starloom.photometry.bands import standard_band
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-]{0,63}", re.ASCII)
 
 
-def _checked_id(what: str, value: str) -> str:
+def check_id(what: str, value: str) -> str:
+    """Return an id unchanged if it can stand in a frame's name, else raise `BadInput` (``bad-id``)."""
     if not _ID.fullmatch(value) or ".." in value or value.endswith("."):
         raise BadInput(
             f"{what} id {value!r} cannot stand in a file name",
@@ -81,9 +83,15 @@ def create_mission(
     Conflict
         ``mission-exists``.
     """
-    _checked_id("mission", mission_id)
+    check_id("mission", mission_id)
+    for what, value in (("title", title), ("licence", licence), ("credit", credit)):
+        _check_length(f"mission {mission_id}", what, value, Mission)
     if find(session, mission_id) is not None:
-        raise Conflict(f"mission {mission_id} exists already", code="mission-exists", hint="Choose another id.")
+        raise Conflict(
+            f"mission {mission_id} exists already",
+            code="mission-exists",
+            hint=f"Choose another id; `starloom mission show {mission_id}` shows what is there.",
+        )
     if ra_deg is not None and dec_deg is not None and not (0 <= ra_deg < 360 and -90 <= dec_deg <= 90):
         raise BadInput(
             f"mission {mission_id}: RA {ra_deg}, Dec {dec_deg} is no point on the sky",
@@ -102,11 +110,40 @@ def create_mission(
     session.add(mission)
     session.flush()
     for frame in session.exec(select(Frame).where(Frame.obs_req == mission_id)).all():
-        frame.mission_id = mission_id
-        frame.flags = [flag for flag in frame.flags if flag != "unknown-mission"]
-        if frame.disposition == "active" and frame.solve == "failed":
-            frames.requeue(session, frame.id)
+        _adopt(session, mission, frame)
     return mission
+
+
+def _adopt(session: Session, mission: Mission, frame: Frame) -> None:
+    """Give a frame that arrived before its mission what it would have got after: rights, flags, a second try."""
+    frame.mission_id = mission.id
+    frame.embargo_until = frame.embargo_until or mission.embargo_until
+    frame.licence = frame.licence or mission.licence
+    frame.credit = frame.credit or mission.credit
+    frame.flags = [flag for flag in frame.flags if flag != "unknown-mission"]
+    if frame.disposition != "active":
+        return
+    if frame.solve == "failed":
+        frames.requeue(session, frame.id)
+    elif frame.solve == "ok" and mission.ra_deg is not None and mission.dec_deg is not None:
+        from starloom.archive.positions import is_elsewhere  # loads HEALPix, which few commands need
+
+        solution = session.exec(
+            select(Solution).where(Solution.frame_id == frame.id, col(Solution.current).is_(True))
+        ).first()
+        if solution is not None and is_elsewhere(solution.footprint, (mission.ra_deg, mission.dec_deg)):
+            frames.add_flags(frame, "off-target")
+
+
+def _check_length(whose: str, what: str, value: str | None, table: type[Mission] | type[Node]) -> None:
+    """PostgreSQL refuses a text longer than its column in words of its own; SQLite keeps it."""
+    most = getattr(cast(Any, table).__table__.c[what].type, "length", None)
+    if value is not None and most is not None and len(value) > most:
+        raise BadInput(
+            f"{whose}: a {what} of {len(value)} characters, at most {most} are kept",
+            code="too-long",
+            hint="Say it shorter.",
+        )
 
 
 def list_missions(session: Session, limit: int = 200) -> Sequence[Mission]:
@@ -128,6 +165,52 @@ def set_status(session: Session, mission_id: str, status: str) -> None:
     mission.status = status
     session.flush()
     session.refresh(mission)
+
+
+#: What people may ask for, from which status. The rest is refused with the way out (`_REFUSALS`), and what is so
+#: already is left alone: a script that says it twice has done no harm.
+Wish = Literal["complete", "restack", "cancel"]
+_FROM: dict[Wish, tuple[str, ...]] = {
+    "complete": ("OPEN", "FAILED", "CANCELLED"),
+    "restack": ("STACKED", "STACKING", "FAILED"),
+    "cancel": ("OPEN", "COMPLETE", "STACKING", "STACKED", "FAILED"),
+}
+_REFUSALS: dict[tuple[Wish, str], str] = {
+    ("complete", "STACKING"): "It is being stacked; `starloom mission restack {id}` asks for one more revision.",
+    ("complete", "STACKED"): "It has its stack; `starloom mission restack {id}` asks for the next revision.",
+    ("restack", "OPEN"): "There is no stack yet; `starloom mission complete {id}` asks for the first.",
+    ("restack", "CANCELLED"): "`starloom mission complete {id}` takes it up again.",
+}
+
+
+def change(session: Session, mission_id: str, wish: Wish) -> tuple[Mission, bool]:
+    """Do what somebody asks of a mission, if its status allows it.
+
+    Returns
+    -------
+    mission, changed
+        ``changed`` is False where the mission is as asked for already.
+
+    Raises
+    ------
+    BadInput
+        ``unknown-mission``.
+    Conflict
+        ``mission-open``, ``mission-stacking``, ``mission-stacked``, ``mission-cancelled``: not from this status;
+        the hint says what to ask for instead.
+    """
+    mission = locked_mission(session, mission_id) or get_mission(session, mission_id)
+    target = "CANCELLED" if wish == "cancel" else "COMPLETE"
+    if mission.status == target:
+        return mission, False
+    if mission.status not in _FROM[wish]:
+        raise Conflict(
+            f"mission {mission_id} is {mission.status}",
+            code=f"mission-{mission.status.lower()}",
+            hint=_REFUSALS[wish, mission.status].format(id=mission_id),
+        )
+    set_status(session, mission_id, target)
+    return mission, True
 
 
 def describe(session: Session, mission_id: str) -> dict[str, Any]:
@@ -165,7 +248,10 @@ def register_node(session: Session, node_id: str, **values: Any) -> Node:
 
     Frames of the node that were filed under an unmapped filter get the band its new mapping says.
     """
-    _checked_id("node", node_id)
+    check_id("node", node_id)
+    for what, value in values.items():
+        if isinstance(value, str):
+            _check_length(f"node {node_id}", what, value, Node)
     node = session.get(Node, node_id)
     if node is None:
         node = Node(id=node_id, registered_at=database_now(session))
@@ -176,7 +262,8 @@ def register_node(session: Session, node_id: str, **values: Any) -> Node:
             setattr(node, column, value)
     session.flush()
     for frame in session.exec(select(Frame).where(Frame.node_id == node_id)).all():
-        if frame.filter in node.filters:
+        # A colour plane keeps the band of its own colour, whatever filter stood before the whole camera.
+        if frame.plane is None and frame.filter in node.filters:
             frame.band = node.filters[frame.filter]
     return node
 
@@ -198,6 +285,9 @@ def list_nodes(session: Session) -> list[dict[str, Any]]:
 
 def band_of(session: Session, node_id: str, filter_name: str | None) -> str:
     """Return the band of a node's filter: its own mapping, else a standard name, else ``node:filter``."""
+    # Here, because the photometry room loads scipy, which the command line has no time for.
+    from starloom.photometry.bands import standard_band
+
     node = session.get(Node, node_id)
     if node is not None and filter_name in node.filters:
         return node.filters[filter_name]

@@ -66,6 +66,24 @@ def frames_covering(session: Session, ra_deg: float, dec_deg: float, radius_deg:
     return [frame for frame, solution in rows if distance_deg(point, solution.footprint) <= radius_deg]
 
 
+def is_elsewhere(footprint: Points, target: Sequence[float]) -> bool:
+    """Tell whether a frame lies further from the target than its own size: not a dither or a mosaic's panel.
+
+    Parameters
+    ----------
+    footprint
+        Corners ``[[ra, dec], …]`` in order round the frame, deg ICRS.
+    target
+        ``(ra, dec)``, deg ICRS.
+    """
+    return distance_deg(target, footprint) > separation_deg(footprint[0], footprint[2])
+
+
+def separation_deg(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the angle, degrees, between two points ``(ra, dec)``, deg."""
+    return float(np.degrees(_angle(*_unit([a, b]))))
+
+
 def distance_deg(point: Sequence[float], corners: Points) -> float:
     """Return the angle, degrees, from a point (deg) to a convex footprint, 0 inside, whatever way it runs."""
     return _distance(_unit([point])[0], _unit(corners))
@@ -75,7 +93,8 @@ def _distance(point: NDArray[np.float64], vectors: NDArray[np.float64]) -> float
     edges = list(zip(vectors, np.roll(vectors, -1, axis=0), strict=True))
     sides = [float(np.dot(np.cross(a, b), point)) for a, b in edges]
     in_front = float(vectors.sum(axis=0) @ point) > 0
-    if in_front and (all(side >= 0 for side in sides) or all(side <= 0 for side in sides)):
+    # Of a footprint without an area every side is 0: no point lies inside it.
+    if in_front and any(sides) and (all(side >= 0 for side in sides) or all(side <= 0 for side in sides)):
         return 0.0
     return float(np.degrees(min(_arc_distance(point, a, b) for a, b in edges)))
 

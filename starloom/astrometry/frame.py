@@ -149,9 +149,9 @@ def solve_files(
     Returns
     -------
     list of dict
-        A row a file, fit for JSON: ``file, solved, reason, message, ra_deg, dec_deg, scale_arcsec, rms_arcsec,
-        rms_px, matches, elapsed_s``. ``None`` stands for what is not known; a file that cannot be used has the
-        error's code as its reason.
+        A row a file, fit for JSON: ``file, solved, reason, message, hint, ra_deg, dec_deg, scale_arcsec,
+        rms_arcsec, rms_px, matches, elapsed_s``. ``None`` stands for what is not known; a file that cannot be
+        used has the error's code as its reason.
     """
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,7 @@ def _solve_file(
             if copy is not None:
                 write_solved(path, copy, outcome.wcs_cards)
     except StarloomError as error:
-        return _row(path, began) | {"reason": error.code, "message": error.message}
+        return _row(path, began) | {"reason": error.code, "message": error.message, "hint": error.hint}
     numbers = {
         name: _finite(getattr(outcome, name))
         for name in ("ra_deg", "dec_deg", "scale_arcsec", "rms_arcsec", "rms_px")
@@ -205,6 +205,7 @@ def _solve_file(
             "solved": outcome.solved,
             "reason": outcome.reason,
             "message": outcome.message,
+            "hint": "" if outcome.solved else outcome.hint,
             "matches": outcome.matches,
         }
     )
@@ -217,6 +218,7 @@ def _row(path: Path, began: float) -> dict[str, Any]:
         "solved": False,
         "reason": "",
         "message": "",
+        "hint": "",
         **dict.fromkeys(names),
         "elapsed_s": round(time.monotonic() - began, 3),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import gzip
 import os
 import uuid
@@ -16,6 +15,7 @@ from astropy.io import fits
 
 from starloom.astrometry.seams import WcsCards
 from starloom.astrometry.wcs import WCS_KEYWORD
+from starloom.disk import is_full
 from starloom.errors import BadInput, StarloomError
 from starloom.frames.opening import Bounds, opened
 from starloom.frames.structure import BLOCK, CARD, Segment, image_of, scan
@@ -79,7 +79,7 @@ def write_solved(source: Path | str, out: Path | str, cards: WcsCards) -> None:
             os.fsync(raw.fileno())
         partial.replace(out)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full(error):
             raise
         raise StarloomError(
             f"{out.name}: no space left in {out.parent}",

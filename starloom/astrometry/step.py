@@ -13,9 +13,10 @@ from starloom import __version__
 from starloom.archive import frames as rows
 from starloom.archive import missions
 from starloom.archive.models import Frame, Instrument, Solution
-from starloom.archive.positions import distance_deg, index_frame
+from starloom.archive.positions import index_frame, is_elsewhere
 from starloom.astrometry.frame import SolveOutcome, solve_pixels, write_solved
 from starloom.calibration.planes import plane_frame
+from starloom.errors import BadInput
 from starloom.frames import read_frame
 from starloom.lake import keys
 from starloom.receipts import write_receipt
@@ -31,6 +32,14 @@ def run(hub: Hub, frame_id: str) -> None:
             return
         frame = rows.get(session, frame_id)
         target, scale = _hints(session, frame)
+    try:
+        _solve(hub, frame, target, scale)
+    except BadInput as refused:
+        # Nothing that a retry could change: the frame keeps the reason, and its node is told.
+        _fail(hub, frame, refused.code, refused.hint or refused.message)
+
+
+def _solve(hub: Hub, frame: Frame, target: tuple[float, float] | None, scale: float | None) -> None:
     assert frame.raw_key is not None
     assert frame.start_utc is not None
     with (
@@ -43,7 +52,7 @@ def run(hub: Hub, frame_id: str) -> None:
         data, header = read_frame(source)
         outcome = solve_pixels(data, header, target=target, scale_arcsec=scale)
         if not outcome.solved:
-            _fail(hub, frame, outcome)
+            _fail(hub, frame, outcome.reason or "unsolved", outcome.hint)
             return
         solved = Path(folder) / "solved.fits.fz"
         write_solved(source, solved, outcome.wcs_cards)
@@ -62,9 +71,9 @@ def _hints(session: Any, frame: Frame) -> tuple[tuple[float, float] | None, floa
     return target, scale * 2 if scale is not None and frame.plane is not None else scale
 
 
-def _fail(hub: Hub, frame: Frame, outcome: SolveOutcome) -> None:
+def _fail(hub: Hub, frame: Frame, code: str, hint: str) -> None:
     with hub.archive.transaction() as session:
-        stored = rows.settle_step(session, frame.id, "solve", code=outcome.reason or "unsolved", hint=outcome.hint)
+        stored = rows.settle_step(session, frame.id, "solve", code=code, hint=hint)
     write_receipt(hub, stored)
 
 
@@ -80,8 +89,8 @@ def _record(
 ) -> None:
     footprint = [[float(ra), float(dec)] for ra, dec in outcome.footprint]
     with hub.archive.transaction() as session:
-        stored = rows.get(session, frame.id)
-        if stored.solve != "pending":
+        stored = rows.still_pending(session, frame.id, "solve")
+        if stored is None:
             return
         for earlier in session.exec(
             select(Solution).where(Solution.frame_id == frame.id, col(Solution.current).is_(True))
@@ -120,13 +129,6 @@ def _record(
             height=shape[0],
             width=shape[1],
         )
-
-
-def is_elsewhere(footprint: list[list[float]], target: tuple[float, float]) -> bool:
-    """Tell whether a frame lies further from the target than its own size: not a dither or a mosaic's panel."""
-    first, opposite = footprint[0], footprint[2]
-    size = distance_deg((first[0], first[1]), [opposite, opposite, opposite])
-    return distance_deg(target, footprint) > size
 
 
 def _learn_scale(session: Any, instrument_id: int, scale_arcsec: float) -> None:

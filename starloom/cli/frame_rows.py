@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from starloom.archive import frames
-from starloom.archive.models import Frame
-from starloom.cli.output import JsonOption, console, emit_json, emit_rows
-from starloom.hub import current_hub
+from starloom.cli.opening import open_archive, open_hub
+from starloom.cli.output import JsonOption, cell, emit_json, emit_record, emit_rows, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starloom.archive.models import Frame
 
 app = typer.Typer(help="Frames: list, show, requeue, withdraw.", no_args_is_help=True)
 
-COLUMNS = ["id", "name", "state", "code", "band", "exposure_s", "flags"]
-FrameId = Annotated[str, typer.Argument(help="Id of the frame, or its file name (the newest of that name).")]
+COLUMNS = ["id", "mission", "node", "start", "plane", "band", "exposure_s", "state", "why"]
+FrameId = Annotated[
+    str, typer.Argument(help="Id of the frame, its first characters, or its file name (the newest of that name).")
+]
+
+
+class Disposition(StrEnum):
+    """What has become of a frame apart from its steps."""
+
+    active = "active"
+    duplicate = "duplicate"
+    quarantined = "quarantined"
+    withdrawn = "withdrawn"
 
 
 def row_of(frame: Frame) -> dict[str, Any]:
     """Return a frame as a row: its columns, its state in one word, and the code that explains it."""
+    from starloom.archive import frames
+
     codes = (frame.disposition_code, frame.measure_code, frame.solve_code, frame.calibrate_code, frame.ingest_code)
     return {
         **frame.model_dump(exclude={"header"}),
@@ -27,41 +44,86 @@ def row_of(frame: Frame) -> dict[str, Any]:
     }
 
 
+def _emit(found: Sequence[Frame], as_json: bool, title: str, *, mission: str | None = None) -> None:
+    from starloom.archive.frames import SHORT_ID
+
+    rows = [row_of(frame) for frame in found]
+    if as_json:
+        emit_json(rows)
+        return
+    shown = []
+    for row in rows:
+        reasons = dict.fromkeys([row["code"], *row["flags"], (row["last_error"] or {}).get("code")])
+        shown.append(
+            {
+                **row,
+                "id": row["id"][:SHORT_ID],
+                "mission": None if mission else row["obs_req"],
+                "node": row["node_id"],
+                # A name that does not even say when is shown itself.
+                "start": cell("start", row["start_utc"]) if row["start_utc"] else row["name"],
+                "why": [reason for reason in reasons if reason],
+            }
+        )
+    emit_rows(shown, COLUMNS, as_json=False, title=title, whole=["id", "state"], empty="No such frames.")
+
+
 @app.command("list")
 def list_(
     mission: Annotated[str | None, typer.Option(help="Only this mission's.")] = None,
     node: Annotated[str | None, typer.Option(help="Only this node's.")] = None,
-    disposition: Annotated[
-        str | None, typer.Option(help="Only active, duplicate, quarantined or withdrawn ones.")
-    ] = None,
+    disposition: Annotated[Disposition | None, typer.Option(help="Only these.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 200,
     json: JsonOption = False,
 ) -> None:
-    """List frames, newest first."""
-    with current_hub().archive.session() as session:
+    """List frames, newest first. The first characters of an id are enough for `show`, `requeue` and `withdraw`.
+
+    Example: starloom frames list --mission 550 --disposition quarantined
+    """
+    from starloom.archive import frames
+
+    with open_archive().session() as session:
         found = frames.list_frames(session, mission=mission, node=node, disposition=disposition, limit=limit)
-    emit_rows([row_of(frame) for frame in found], COLUMNS, as_json=json, title="Frames")
+    title = " ".join(["Frames", *([f"of mission {mission}"] if mission else [])])
+    _emit(found, json, title, mission=mission)
+    if len(found) == limit and not json:
+        say(f"At most {limit} are shown; --limit shows more.")
 
 
 @app.command()
 def show(frame: FrameId, json: JsonOption = False) -> None:
-    """Show everything the archive holds about one frame, its normalised header included."""
-    with current_hub().archive.session() as session:
+    """Show everything the archive holds about one frame, its normalised header included.
+
+    Example: starloom frames show ObsReq-550_TelID-T42_20251201T013000.fits.fz
+    """
+    from starloom.archive import frames
+
+    with open_archive().session() as session:
         found = frames.find(session, frame)
-    row = {**row_of(found), "header": found.header}
+    header = found.header or {}
     if json:
-        emit_json(row)
+        emit_json({**row_of(found), "header": found.header})
         return
-    pairs = [{"field": key, "value": value} for key, value in row.items() if key != "header"]
-    emit_rows(pairs, ["field", "value"], as_json=False, title=found.name)
+    row = row_of(found)
+    first = {key: row.pop(key) for key in ("id", "name", "state", "code", "disposition_hint")}
+    emit_record({**first, **row}, title="Frame")
+    emit_record({name: entry.get("value") for name, entry in header.items()}, title="Header")
 
 
 @app.command()
 def requeue(frame: FrameId, json: JsonOption = False) -> None:
-    """Try a frame again from the step that failed; `sweep` takes it up within a minute."""
-    with current_hub().archive.transaction() as session:
+    """Try a frame again from the step that failed; `sweep` takes it up within a minute.
+
+    Example: starloom frames requeue 3f0c6a2b
+    """
+    from starloom.archive import frames
+    from starloom.receipts import write_receipt
+
+    hub = open_hub()
+    with hub.archive.transaction() as session:
         found = frames.requeue(session, frames.find(session, frame).id)
-    emit_rows([row_of(found)], COLUMNS, as_json=json, title="Requeued")
+    write_receipt(hub, found)
+    _emit([found], json, "Requeued")
 
 
 @app.command()
@@ -70,13 +132,17 @@ def withdraw(
     reason: Annotated[str, typer.Option(help="Why; its owner reads it in the receipt.")],
     json: JsonOption = False,
 ) -> None:
-    """Take a frame out: its pixels stay, later revisions do without it."""
+    """Take a frame out: its pixels stay, later revisions do without it.
+
+    Example: starloom frames withdraw 3f0c6a2b --reason "dome closed"
+    """
+    from starloom.archive import frames
     from starloom.receipts import write_receipt
 
-    hub = current_hub()
+    hub = open_hub()
     with hub.archive.transaction() as session:
         found = frames.withdraw(session, frames.find(session, frame).id, reason)
     write_receipt(hub, found)
-    if not json:
-        console.print("`starloom mission restack` makes a revision without it.")
-    emit_rows([row_of(found)], COLUMNS, as_json=json, title="Withdrawn")
+    _emit([found], json, "Withdrawn")
+    if not json and found.mission_id:
+        say(f"`starloom mission restack {found.mission_id}` makes a revision without it.")

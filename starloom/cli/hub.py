@@ -9,11 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from starloom.cli.output import JsonOption, console, emit_json, emit_rows
+from starloom.cli.opening import open_archive, open_settings
+from starloom.cli.output import JsonOption, console, emit_json, emit_rows, say
+from starloom.errors import StarloomError
 
 
 def up(json: JsonOption = False) -> None:
-    """Start lake, archive, Prefect, worker and relay on this machine; safe to repeat."""
+    """Start lake, archive, Prefect, worker and relay on this machine; safe to repeat.
+
+    Example: STARLOOM_HOME=~/starloom starloom up
+    """
     from starloom.dispatch.embedded import Embedded
     from starloom.settings import default_home
 
@@ -33,7 +38,10 @@ def up(json: JsonOption = False) -> None:
 
 
 def down(json: JsonOption = False) -> None:
-    """Stop what `starloom up` started; nothing is lost."""
+    """Stop what `starloom up` started; nothing is lost.
+
+    Example: starloom down
+    """
     from starloom.dispatch.embedded import Embedded
     from starloom.settings import default_home
 
@@ -45,20 +53,30 @@ def down(json: JsonOption = False) -> None:
 
 
 def status(json: JsonOption = False) -> None:
-    """Say what runs, what waits and since when. Exit code 3 when a service does not answer."""
-    from starloom.dispatch.overview import overview
-    from starloom.settings import load_settings
+    """Say what runs, what waits and since when. Exit code 3 when a service does not answer.
 
-    seen: dict[str, Any] = overview(load_settings())
+    Example: starloom status
+    """
+    from starloom.dispatch.overview import overview
+
+    settings = open_settings()
+    hint = ""
+    try:
+        open_archive()
+    except StarloomError as error:
+        if error.code != "archive-unavailable":
+            hint = f"{error.message}. {error.hint}"
+    seen: dict[str, Any] = overview(settings)
     if json:
-        emit_json(seen)
+        emit_json({**seen, "hint": hint})
     else:
         emit_rows(seen["services"], ["service", "state", "detail"], as_json=False, title="Services")
         emit_rows(seen["frames"], ["state", "count", "oldest"], as_json=False, title="Frames")
         emit_rows(seen["missions"], ["status", "count"], as_json=False, title="Missions")
-        emit_rows(
-            seen["events"], ["id", "mission_id", "since", "attempts", "note"], as_json=False, title="Open events"
-        )
+        columns = ["id", "mission_id", "since", "attempts", "note"]
+        emit_rows(seen["events"], columns, as_json=False, title="Open events", whole=["mission_id"])
+        if hint:
+            say(f"→ {hint}")
     if any(row["state"] == "silent" for row in seen["services"]):
         raise typer.Exit(3)
 
@@ -67,21 +85,28 @@ def relay(
     once: Annotated[bool, typer.Option("--once", help="Go through the open events once and end.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Publish status events to Prefect until stopped; safe to run twice."""
-    from starloom.archive import Archive
+    """Publish status events to Prefect until stopped; safe to run twice.
+
+    Example: starloom relay --once
+    """
     from starloom.dispatch.relay import Relay
     from starloom.dispatch.rest import PrefectApi
-    from starloom.settings import load_settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    settings = load_settings()
-    worker = Relay(settings, Archive(settings.archive_url.get_secret_value()), PrefectApi.from_settings(settings))
+    settings = open_settings()
+    prefect = PrefectApi.from_settings(settings)
     if once:
-        published = worker.once()
+        published = Relay(settings, open_archive(), prefect).once()
         if json:
             emit_json({"published": published})
+        else:
+            say(f"{published} events published.")
         return
+    from starloom.archive import Archive
+
+    # As a service it waits for an archive that is not there yet, rather than end.
+    worker = Relay(settings, Archive(settings.archive_url.get_secret_value()), prefect)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from starloom.archive import missions
-from starloom.archive.models import Mission
-from starloom.cli.output import JsonOption, emit_json, emit_rows
-from starloom.hub import current_hub
+from starloom.cli.opening import open_archive, open_hub, open_settings
+from starloom.cli.output import JsonOption, emit_json, emit_rows, say
 
-app = typer.Typer(help="Missions: create, look, complete, cancel, restack.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from starloom.archive.missions import Wish
+    from starloom.archive.models import Mission
+
+app = typer.Typer(help="Missions: create, look, complete, restack, cancel.", no_args_is_help=True)
 
 COLUMNS = ["id", "title", "status", "ra_deg", "dec_deg", "status_changed_at", "failure_code"]
 MissionId = Annotated[str, typer.Argument(help="Mission id (ObsReq).")]
+
+
+class Kernel(StrEnum):
+    """Resampling kernels."""
+
+    bilinear = "bilinear"
+    lanczos3 = "lanczos3"
 
 
 @app.command()
@@ -24,16 +34,22 @@ def create(
     ra: Annotated[float | None, typer.Option(help="Target right ascension, deg ICRS.")] = None,
     dec: Annotated[float | None, typer.Option(help="Target declination, deg ICRS.")] = None,
     title: Annotated[str, typer.Option(help="For people.")] = "",
-    kernel: Annotated[str | None, typer.Option(help="Resampling kernel of its stacks.")] = None,
+    kernel: Annotated[Kernel | None, typer.Option(help="Resampling kernel of its stacks.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of its products.")] = None,
     credit: Annotated[str | None, typer.Option(help="Who is to be credited.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Create a mission; frames that arrived earlier under its id are taken up."""
+    """Create a mission; frames that arrived earlier under its id are taken up.
+
+    Example: starloom mission create 550 --ra 286.0408 --dec 36.6326 --title "TrES-1"
+    """
+    from starloom.archive import frames, missions
+    from starloom.receipts import write_receipt
+
     if (ra is None) != (dec is None):
         raise typer.BadParameter("give both --ra and --dec, or neither")
-    parameters: dict[str, Any] = {"kernel": kernel} if kernel else {}
-    with current_hub().archive.transaction() as session:
+    parameters: dict[str, Any] = {"kernel": kernel.value} if kernel else {}
+    with open_archive(create=True).transaction() as session:
         made = missions.create_mission(
             session,
             mission,
@@ -44,66 +60,120 @@ def create(
             licence=licence,
             credit=credit,
         )
-        _show([made], json)
+        adopted = frames.list_frames(session, mission=mission, limit=100_000)
+    if adopted:
+        hub = open_hub()
+        for frame in adopted:
+            write_receipt(hub, frame)
+    _show([made], json)
+    if adopted and not json:
+        say(f"{len(adopted)} frames that were here already belong to it now.")
 
 
 @app.command("list")
 def list_(json: JsonOption = False) -> None:
-    """List all missions, newest first."""
-    with current_hub().archive.session() as session:
+    """List all missions, newest first.
+
+    Example: starloom mission list --json
+    """
+    from starloom.archive import missions
+
+    with open_archive().session() as session:
         _show(missions.list_missions(session), json)
 
 
 @app.command()
 def show(mission: MissionId, json: JsonOption = False) -> None:
-    """Show one mission with its revisions, products and open events."""
-    with current_hub().archive.session() as session:
+    """Show one mission with its frames, revisions, products and open events.
+
+    Example: starloom mission show 550
+    """
+    from starloom.archive import missions
+
+    with open_archive().session() as session:
         detail = missions.describe(session, mission)
     if json:
         emit_json(detail)
         return
-    emit_rows([detail["mission"]], COLUMNS, as_json=False, title="Mission")
-    emit_rows(detail["frames"], ["state", "count"], as_json=False, title="Frames")
-    emit_rows(
-        detail["revisions"],
-        ["n", "epoch", "status", "claimed_at", "published_at"],
-        as_json=False,
-        title="Revisions",
-    )
-    emit_rows(
-        detail["products"], ["n", "band", "pointing", "sci_key", "preview_key"], as_json=False, title="Products"
-    )
-    emit_rows(
-        detail["events"],
-        ["id", "new_status", "state", "publish_attempts", "next_publish_at"],
-        as_json=False,
-        title="Open events",
-    )
+    emit_rows([detail["mission"]], COLUMNS, as_json=False, title="Mission", whole=["id", "status"])
+    if detail["mission"]["failure_hint"]:
+        say(f"→ {detail['mission']['failure_hint']}")
+    emit_rows(detail["frames"], ["state", "count"], as_json=False, title="Frames", empty="No frame has come yet.")
+    revisions = [{**row, "reason": (row["error"] or {}).get("code")} for row in detail["revisions"]]
+    columns = ["n", "epoch", "status", "claimed_at", "published_at", "reason"]
+    emit_rows(revisions, columns, as_json=False, title="Revisions")
+    products = [{**row, **_pick(row["summary"])} for row in detail["products"]]
+    columns = ["n", "band", "pointing", "used", "exposure_s", "sci_key"]
+    emit_rows(products, columns, as_json=False, title="Products", whole=["sci_key"])
+    columns = ["id", "new_status", "publish_attempts", "next_publish_at", "note"]
+    emit_rows(detail["events"], columns, as_json=False, title="Open events")
 
 
-def _change(mission: str, status: str, as_json: bool) -> None:
-    with current_hub().archive.transaction() as session:
-        missions.set_status(session, mission, status)
-        _show([missions.get_mission(session, mission)], as_json)
+def _pick(summary: dict[str, Any] | None) -> dict[str, Any]:
+    told = summary or {}
+    used = f"{told['n_used']} of {told['n_frames']}" if {"n_used", "n_frames"} <= set(told) else None
+    return {"used": used, "exposure_s": told.get("exposure_s")}
+
+
+def _change(mission: str, wish: Wish, as_json: bool, then: str) -> None:
+    from starloom.archive import frames, missions
+
+    with open_archive().transaction() as session:
+        found, changed = missions.change(session, mission, wish)
+        flying = frames.in_flight(session, mission)
+    _show([found], as_json)
+    if as_json:
+        return
+    if not changed:
+        say(f"It was {found.status} already; nothing changed.")
+        return
+    say(then)
+    if wish != "cancel" and flying:
+        say(
+            f"{flying} frames are still in flight; it waits for them {open_settings().settle_max_s:.0f} s at most."
+        )
 
 
 @app.command()
 def complete(mission: MissionId, json: JsonOption = False) -> None:
-    """Say that the observations are complete: the stack starts when the frames in flight have settled."""
-    _change(mission, "COMPLETE", json)
+    """Say that the observations are complete: the stack starts when the frames in flight have settled.
+
+    From OPEN, FAILED or CANCELLED.
+
+    Example: starloom mission complete 550
+    """
+    _change(
+        mission, "complete", json, f"The stack starts by itself; `starloom mission show {mission}` follows it."
+    )
 
 
 @app.command()
 def restack(mission: MissionId, json: JsonOption = False) -> None:
-    """Ask for the next revision now, late frames included."""
-    _change(mission, "COMPLETE", json)
+    """Ask for the next revision now, late frames included.
+
+    From STACKED, STACKING (one more after the running one) or FAILED. The same frames with the same parameters
+    give no new revision.
+
+    Example: starloom mission restack 550
+    """
+    _change(mission, "restack", json, "The next revision starts by itself.")
 
 
 @app.command()
 def cancel(mission: MissionId, json: JsonOption = False) -> None:
-    """Cancel a mission: its frames stay, nothing is stacked any more."""
-    _change(mission, "CANCELLED", json)
+    """Cancel a mission: its frames and published revisions stay, nothing is stacked any more, late frames neither.
+
+    Example: starloom mission cancel 550
+    """
+    _change(mission, "cancel", json, "What was published stays; `starloom mission complete` takes it up again.")
 
 
 def _show(found: Sequence[Mission], as_json: bool) -> None:
-    emit_rows([mission.model_dump() for mission in found], COLUMNS, as_json=as_json, title="Missions")
+    emit_rows(
+        [mission.model_dump() for mission in found],
+        COLUMNS,
+        as_json=as_json,
+        title="Missions",
+        whole=["id", "status"],
+        empty="No missions yet; `starloom mission create ID` makes one.",
+    )

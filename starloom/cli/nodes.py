@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from starloom.archive import missions
-from starloom.cli.output import JsonOption, console, emit_json, emit_rows
-from starloom.hub import current_hub
+from starloom.cli.opening import open_archive, open_settings
+from starloom.cli.output import JsonOption, emit_json, emit_rows, say
+from starloom.errors import BadInput
 
 app = typer.Typer(help="Nodes: register, list.", no_args_is_help=True)
 
@@ -43,15 +43,16 @@ def register(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Register a node or change what is given; filters are added to those known."""
-    hub = current_hub()
-    secret: dict[str, str] = {}
-    if credential:
-        from starloom.lake.seaweed import SeaweedFS
+    """Register a node or change what is given; filters are added to those known.
 
-        access_key, secret_key = SeaweedFS(hub.settings.home).add_node(node)
-        secret = {"access_key": access_key, "secret_key": secret_key}
-    with hub.archive.transaction() as session:
+    Example: starloom node register T42 --owner "A. Observer" --filter 'Filter 2=R' --credential
+    """
+    from starloom.archive import missions
+
+    filters = parse_filters(filter or [])
+    archive = open_archive(create=True)
+    secret = _credential(node) if credential else {}
+    with archive.transaction() as session:
         missions.register_node(
             session,
             node,
@@ -61,23 +62,63 @@ def register(
             site_lat_deg=lat,
             site_lon_deg=lon,
             site_elev_m=elev,
-            filters=parse_filters(filter or []),
+            filters=filters,
             access_key=secret.get("access_key"),
         )
-    with hub.archive.session() as session:
+    with archive.session() as session:
         row = next(entry for entry in missions.list_nodes(session) if entry["id"] == node)
     if json:
         emit_json({**row, **secret})
         return
-    emit_rows([row], COLUMNS, as_json=False, title="Node")
+    emit_rows([row], COLUMNS, as_json=False, title="Node", whole=["id", "access_key"])
     if secret:
-        console.print("Give these to the node; the secret is shown once:")
-        console.print(f"  STARLOOM_LAKE_ACCESS_KEY={secret['access_key']}", highlight=False, soft_wrap=True)
-        console.print(f"  STARLOOM_LAKE_SECRET_KEY={secret['secret_key']}", highlight=False, soft_wrap=True)
+        settings = open_settings()
+        say("Give these to the node; the secret is shown once:")
+        say(f"  STARLOOM_LAKE_URL={settings.lake_url}")
+        say(f"  STARLOOM_LAKE_ENDPOINT={settings.lake_public_endpoint or settings.lake_endpoint}")
+        say(f"  STARLOOM_LAKE_ACCESS_KEY={secret['access_key']}")
+        say(f"  STARLOOM_LAKE_SECRET_KEY={secret['secret_key']}")
+
+
+def _credential(node: str) -> dict[str, str]:
+    """Make a key for a node in the embedded lake, the only one whose users we manage."""
+    from starloom.archive.missions import check_id
+
+    settings = open_settings()
+    check_id("node", node)
+    if not settings.lake_url.startswith("s3://"):
+        raise BadInput(
+            f"the lake {settings.lake_url} is a folder: it knows no credentials",
+            code="no-credentials",
+            hint="Whoever can write the folder can send frames; `starloom up` starts a lake that has credentials.",
+        )
+    if not (settings.home / "seaweed").is_dir():
+        raise BadInput(
+            f"the lake {settings.lake_url} is not the one that `starloom up` runs in {settings.home}",
+            code="foreign-lake",
+            hint=f"Make its key with that store's own tools: it writes inbox/{node}/ and reads receipts/{node}/.",
+        )
+    from starloom.lake.seaweed import SeaweedFS
+
+    access_key, secret_key = SeaweedFS(settings.home).add_node(node)
+    return {"access_key": access_key, "secret_key": secret_key}
 
 
 @app.command("list")
 def list_(json: JsonOption = False) -> None:
-    """List every node that is registered or has sent something."""
-    with current_hub().archive.session() as session:
-        emit_rows(missions.list_nodes(session), COLUMNS, as_json=json, title="Nodes")
+    """List every node that is registered or has sent something.
+
+    Example: starloom node list
+    """
+    from starloom.archive import missions
+
+    with open_archive().session() as session:
+        rows = missions.list_nodes(session)
+    emit_rows(
+        rows,
+        COLUMNS,
+        as_json=json,
+        title="Nodes",
+        whole=["id", "access_key"],
+        empty="No nodes yet; `starloom node register TELID` makes one.",
+    )

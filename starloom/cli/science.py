@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from starloom.cli.output import JsonOption, console, emit_json, emit_rows
+from starloom.cli.output import JsonOption, console, emit_json, emit_rows, named, say, say_error
 
 
 class Kernel(StrEnum):
@@ -27,7 +27,10 @@ class Combine(StrEnum):
 
 
 def explain_header(file: Annotated[Path, typer.Argument(help="FITS file.")], json: JsonOption = False) -> None:
-    """Say what a header truly tells: value, keyword it came from, confidence."""
+    """Say what a header truly tells: value, keyword it came from, confidence.
+
+    Example: starloom explain-header M31.fits --json
+    """
     from starloom.frames import describe_file, header_table
 
     header = describe_file(file)
@@ -45,29 +48,37 @@ def solve(
     scale: Annotated[float | None, typer.Option(help="Expected plate scale, arcsec/px.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Plate-solve files. Exit code 1 when any of them did not solve."""
+    """Plate-solve files. Exit code 1 when any of them did not solve.
+
+    Example: starloom solve *.fits --out solved
+    """
     from starloom.astrometry.frame import solve_files
 
     if (ra is None) != (dec is None):
         raise typer.BadParameter("give both --ra and --dec, or neither")
     target = None if ra is None or dec is None else (ra, dec)
     rows = solve_files(files, out, target=target, scale_arcsec=scale)
-    emit_rows(
-        rows,
-        [
-            "file",
-            "solved",
-            "reason",
-            "ra_deg",
-            "dec_deg",
-            "scale_arcsec",
-            "rms_arcsec",
-            "matches",
-            "elapsed_s",
-        ],
-        as_json=json,
-        title="Plate solutions",
-    )
+    columns = [
+        "file",
+        "solved",
+        "reason",
+        "ra_deg",
+        "dec_deg",
+        "scale_arcsec",
+        "rms_arcsec",
+        "matches",
+        "elapsed_s",
+    ]
+    if json:
+        emit_json(rows)
+    else:
+        shown = [{**row, "file": Path(row["file"]).name} for row in rows]
+        emit_rows(shown, columns, as_json=False, title="Plate solutions", whole=["file"])
+    for row in rows:
+        if not row["solved"] and not json:
+            say_error({"code": row["reason"], "message": named(row["file"], row["message"]), "hint": row["hint"]})
+    if any(row["reason"] == "disk-full" for row in rows):
+        raise typer.Exit(3)
     if not all(row["solved"] for row in rows):
         raise typer.Exit(1)
 
@@ -81,12 +92,18 @@ def stack(
     threads: Annotated[int, typer.Option(min=1, help="Threads; the result does not depend on it.")] = 1,
     json: JsonOption = False,
 ) -> None:
-    """Co-add files that have a WCS; needs no service and no Prefect."""
+    """Co-add files that have a WCS; needs no service and no Prefect.
+
+    Example: starloom stack solved/*.fits --out M31.fits --kernel lanczos3
+    """
     from rich.progress import Progress
 
     from starloom.coadd.plan import StackOptions
     from starloom.coadd.stack import stack_files
+    from starloom.frames import read_header
 
+    for path in files:
+        read_header(path)  # what is no frame is refused in the words of `submit`, before any pixel is read
     options = StackOptions(kernel=kernel.value, combine=combine.value, target=target, threads=threads)
     with Progress(console=console, transient=True, disable=json or not console.is_terminal) as bar:
         jobs = {name: bar.add_task(name, total=None) for name in ("read", "tiles", "write")}
@@ -100,7 +117,7 @@ def stack(
         emit_json(report)
         return
     for product in report.products:
-        console.print(f"[bold]{product.path}[/bold]  band {product.band}, pointing {product.pointing}")
+        say(f"{product.path}  band {product.band}, pointing {product.pointing}")
         emit_rows(
             [frame.model_dump() for frame in product.frames],
             ["id", "scale", "weight", "rejected_fraction", "reason"],

@@ -42,8 +42,8 @@ class FrameNoise:
         scale = pixel_scale_arcsec(
             wcs_from_cards({k: v for k, v in plan.grid.items() if not k.startswith("NAXIS")}), plan.shape
         )
-        gain = frame.input.provenance.get("gain_e_adu")
-        per_unit = float(gain) / frame.scale if gain else None
+        gain = frame.input.gain_e_per_adu
+        per_unit = None if gain is None else gain / frame.scale
         return cls(frame.sigma, frame.weight, frame.input.fwhm_arcsec / scale, per_unit)
 
 

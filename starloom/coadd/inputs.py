@@ -34,7 +34,8 @@ class InputFrame(BaseModel):
     exposure_s: float
     sky_sigma_adu: float = Field(description="Standard deviation of the sky in one pixel, ADU.")
     fwhm_arcsec: float = Field(gt=0)
-    saturation_adu: float | None = None
+    saturation_adu: float | None = Field(default=None, description="None: unknown; only the clip protects.")
+    gain_e_per_adu: float | None = Field(default=None, gt=0, description="None: no photon noise in the clip.")
     zero_point_mag: float | None = Field(default=None, description="Magnitude of a star of 1 ADU in the frame.")
     zero_point_err: float | None = None
     wcs_cards: dict[str, Any] | None = Field(default=None, description="None: the WCS in the file.")
@@ -62,12 +63,13 @@ def pixel_scale_arcsec(wcs: WCS, shape: tuple[int, int]) -> float:
 
 
 class OpenFrame:
-    """An open frame: ``header`` (HDU0 overlaid by the image's), ``shape`` and pixels by section."""
+    """An open frame: ``path``, ``header`` (HDU0 overlaid by the image's), ``shape`` and pixels by section."""
 
     def __init__(self, path: Path, hdus: fits.HDUList) -> None:
         found = [hdu for hdu in hdus if hdu.is_image and hdu.header.get("NAXIS", 0) >= 2]
         if not found:
             raise BadInput(f"{path} holds no image", code="no-image", hint="Give a FITS file with a 2-D image.")
+        self.path = path
         self._hdu = found[0]
         shape = tuple(self._hdu.shape)
         if len(shape) != 2:
@@ -130,6 +132,15 @@ def frame_wcs_cards(path: Path, header: fits.Header) -> dict[str, Any]:
     return cards
 
 
+def _band(name: Any) -> str:
+    """Return the standard band a filter's name means; ``r DECam SDSS c0002`` is r, ``My Filter`` stays."""
+    from starloom.photometry.bands import standard_band
+
+    text = str(name or "unknown").strip()
+    first = text.split()[0]
+    return standard_band(text) or standard_band(first) or (first if len(first) == 1 else text)
+
+
 def _first(header: fits.Header, *keys: str) -> Any:
     return next((header[key] for key in keys if header.get(key) not in (None, "")), None)
 
@@ -148,6 +159,7 @@ def read_input(path: Path | str) -> InputFrame:
         ``unreadable``, ``no-image``, ``not-2d``, ``no-wcs`` or ``bad-noise``, naming the file and the remedy.
     """
     from starloom.coadd.measure import measure_frame
+    from starloom.frames import normalise
 
     path = Path(path)
     with open_frame(path) as frame:
@@ -155,17 +167,18 @@ def read_input(path: Path | str) -> InputFrame:
         cards = frame_wcs_cards(path, header)
         scale = pixel_scale_arcsec(wcs_from_cards(cards), frame.shape)
         saturation = _first(header, "SATURATE", "SATLEVEL")
-        measured = measure_frame(frame, saturation_adu=saturation)
+        measured = measure_frame(frame, saturation_adu=None if saturation is None else float(saturation))
     zero_point, zero_point_err = _first(header, "MAGZPT"), _first(header, "MAGZERR")
     return InputFrame(
         id=path.name,
         path=path,
-        band=str(_first(header, "BAND", "FILTER", "FILTER1") or "unknown").split()[0],
+        band=_band(_first(header, "BAND", "FILTER", "FILTER1")),
         node=str(_first(header, "TELID", "TELESCOP") or "unknown"),
         exposure_s=float(_first(header, "EXPTIME", "EXPOSURE") or 0.0),
         sky_sigma_adu=measured.sigma_adu,
         fwhm_arcsec=measured.fwhm_px * scale,
-        saturation_adu=None if saturation is None else float(saturation),
+        saturation_adu=measured.saturation_adu,
+        gain_e_per_adu=normalise(header).value("gain_e_per_adu"),
         zero_point_mag=None if zero_point is None else float(zero_point),
         zero_point_err=None if zero_point_err is None else float(zero_point_err),
         wcs_cards=cards,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -109,9 +110,20 @@ class StackPlan(BaseModel):
 
     def digest(self) -> str:
         """Return the SHA-256 of all that decides the pixels (not of paths or the number of threads)."""
+        return self.sha256
+
+    @cached_property
+    def sha256(self) -> str:
+        """`digest`, computed once: every tile asks for it, and with many tiles the plan is long."""
         frames = {"__all__": {"input": {"path": True, "provenance": True}}}
         text = self.model_dump_json(exclude={"options": {"threads", "target"}, "frames": frames})
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def __copy__(self) -> Self:
+        # `model_copy` would carry the digest of the plan it was made from.
+        copy = super().__copy__()
+        copy.__dict__.pop("sha256", None)
+        return copy
 
 
 def make_tiles(shape: tuple[int, int], size: int) -> tuple[Tile, ...]:

@@ -27,7 +27,7 @@ from starloom.coadd.warp import noise_factor
 from starloom.errors import BadInput
 
 APERTURE_FWHM = 1.5
-"""Radius of the flux-scale apertures over the group's worst FWHM: 99.8 % of a Gaussian, whatever the seeing."""
+"""Radius of the flux-scale apertures over the group's worst FWHM; what lies outside is added per frame."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def make_plan(
     Parameters
     ----------
     inputs
-        Frames in any order; the plans keep it.
+        Frames in any order; the plans keep it, but for those that make no product of their own: these stand,
+        with the reason, at the end of a product of their band, or of the first.
     target_radec
         The mission's target (deg, ICRS). Groups of frames that do not reach it get weight 0, ``off-target``.
     pinned
@@ -77,26 +78,39 @@ def make_plan(
         raise BadInput("no frames to stack", code="no-input", hint="Give at least one solved frame.")
     candidates = [_candidate(item) for item in inputs]
     plans: list[StackPlan] = []
+    left_out: list[PlanFrame] = []
     for band in dict.fromkeys(c.item.band for c in candidates):
         members = [c for c in candidates if c.item.band == band]
         groups = [[members[i] for i in group] for group in connected([c.corners for c in members])]
-        stray: list[_Candidate] = []
         if target_radec is not None:
             on = [group for group in groups if any(reaches(c.corners, target_radec) for c in group)]
-            stray = [c for group in groups if group not in on for c in group]
+            left_out += [_unused(c, "off-target") for group in groups if group not in on for c in group]
             groups = on
         for number, (group, grid) in enumerate(_numbered(groups, [p for p in pinned if p.band == band]), 1):
             if group:
-                plans.append(_plan_group(band, number, group, stray, options, grid))
-                stray = []
-    if not any(plan.used for plan in plans):
-        reasons = {f.input.id: f.reason for plan in plans for f in plan.frames}
+                plans.append(_plan_group(band, number, group, options, grid))
+    left_out += [frame for plan in plans if not plan.used for frame in plan.frames]
+    plans = [plan for plan in plans if plan.used]
+    if not plans:
         raise BadInput(
-            f"no frame can be stacked: {reasons or 'all are off target'}",
+            f"no frame can be stacked: {_told(left_out)}",
             code="nothing-to-stack",
             hint="Frames need overlap with the target, and common stars or zero points.",
         )
-    return [plan for plan in plans if plan.used]
+    return _with_left_out(plans, left_out)
+
+
+def _with_left_out(plans: list[StackPlan], frames: Sequence[PlanFrame]) -> list[StackPlan]:
+    """Report the frames that made no product in one that was made: of their band if there is one."""
+    for frame in frames:
+        home = next((i for i, plan in enumerate(plans) if plan.band == frame.input.band), 0)
+        plans[home] = plans[home].model_copy(update={"frames": (*plans[home].frames, frame)})
+    return plans
+
+
+def _told(frames: Sequence[PlanFrame], most: int = 10) -> str:
+    said = [f"{frame.input.id} {frame.reason}" for frame in frames[:most]]
+    return ", ".join(said) + (f" and {len(frames) - most} more" if len(frames) > most else "")
 
 
 def _numbered(
@@ -120,7 +134,6 @@ def _plan_group(
     band: str,
     number: int,
     group: list[_Candidate],
-    stray: list[_Candidate],
     options: StackOptions,
     pinned: dict[str, Any] | None,
 ) -> StackPlan:
@@ -147,7 +160,6 @@ def _plan_group(
     for c, log_scale, n_stars in zip(group, scales.log_scale, scales.n_stars, strict=True):
         frames.append(_plan_frame(c, float(log_scale), int(n_stars), grid, shape, options))
     frames = _with_sky(frames, stars, grid, shape)
-    frames += [_plain(c).model_copy(update={"reason": "off-target"}) for c in stray]
     return StackPlan(
         band=band,
         pointing=number,
@@ -165,8 +177,10 @@ def _stars(c: _Candidate, radius_arcsec: float) -> StarFluxes:
         return star_fluxes(frame, c.item, c.cards, radius_arcsec)
 
 
-def _plain(c: _Candidate) -> PlanFrame:
-    return PlanFrame(input=c.item, shape=c.shape, wcs_cards=c.cards, start=c.start)
+def _unused(c: _Candidate, reason: Reason, n_stars: int = 0) -> PlanFrame:
+    return PlanFrame(
+        input=c.item, shape=c.shape, wcs_cards=c.cards, start=c.start, n_common_stars=n_stars, reason=reason
+    )
 
 
 def _plan_frame(
@@ -177,7 +191,6 @@ def _plan_frame(
     shape: tuple[int, int],
     options: StackOptions,
 ) -> PlanFrame:
-    frame = _plain(c).model_copy(update={"n_common_stars": n_stars})
     reason: Reason | None = None
     if not np.isfinite(c.item.sky_sigma_adu) or c.item.sky_sigma_adu <= 0:
         reason = "bad-noise"
@@ -186,17 +199,20 @@ def _plan_frame(
     elif not np.isfinite(log_scale):
         reason = "too-few-stars" if n_stars < options.min_common_stars else "no-zero-point"
     if reason is not None:
-        return frame.model_copy(update={"reason": reason})
+        return _unused(c, reason, n_stars)
     out_scale = pixel_scale_arcsec(wcs_from_cards(_bare(grid)), shape)
     area, scale = (out_scale / c.scale_arcsec) ** 2, float(np.exp(log_scale))
     sigma_area = scale * c.item.sky_sigma_adu * np.sqrt(area)
-    return frame.model_copy(
-        update={
-            "scale": scale,
-            "area": float(area),
-            "sigma": float(sigma_area * noise_factor(options.kernel, area)),
-            "weight": float(1 / sigma_area**2),
-        }
+    return PlanFrame(
+        input=c.item,
+        shape=c.shape,
+        wcs_cards=c.cards,
+        start=c.start,
+        scale=scale,
+        area=float(area),
+        sigma=float(sigma_area * noise_factor(options.kernel, area)),
+        weight=float(1 / sigma_area**2),
+        n_common_stars=n_stars,
     )
 
 

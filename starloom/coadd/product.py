@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from datetime import datetime, timedelta
@@ -37,7 +38,7 @@ class FrameReport(BaseModel):
     node: str
     start: str | None
     exposure_s: float
-    scale: float
+    scale: float | None = Field(description="Output units per ADU; None for a frame without a weight.")
     weight: float
     relative_weight: float = Field(description="Share of the product's summed weight.")
     rejected_fraction: float
@@ -137,7 +138,7 @@ def _info(plan: StackPlan, out: Path, offered: np.ndarray[Any, Any], clipped: np
             node=f.input.node,
             start=f.start,
             exposure_s=f.input.exposure_s,
-            scale=f.scale,
+            scale=f.scale if f.reason is None else None,
             weight=f.weight,
             relative_weight=f.weight / total if total else 0.0,
             rejected_fraction=fraction.get(f.input.id, 0.0),
@@ -277,7 +278,7 @@ def _provenance(plan: StackPlan, info: ProductInfo) -> fits.BinTableHDU:
         columns.append(fits.Column(name, form, array=array))
     for name, numbers, unit in (
         ("EXPOSURE", [r.exposure_s for r in rows], "s"),
-        ("SCALE", [r.scale for r in rows], None),
+        ("SCALE", [math.nan if r.scale is None else r.scale for r in rows], None),
         ("WEIGHT", [r.weight for r in rows], None),
         ("REJECTED", [r.rejected_fraction for r in rows], None),
     ):

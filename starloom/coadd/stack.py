@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from starloom.coadd.plan import StackOptions, StackPlan
 from starloom.coadd.planning import make_plan
 from starloom.coadd.product import ProductInfo, assemble
 from starloom.coadd.tiles import run_tiles
+from starloom.disk import is_full
 from starloom.errors import BadInput, StarloomError
 
 Progress = Callable[[str, int, int], None]
@@ -88,7 +88,7 @@ def stack_files(
             products=tuple(_produce(plan, product_path(out, plan, plans), progress) for plan in plans)
         )
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if is_full(error):
             raise _disk_full(out, str(error)) from error
         raise
 

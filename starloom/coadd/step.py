@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field
 
 from starloom.archive import claims, frames, missions
 from starloom.archive.models import Frame
+from starloom.calibration.step import header_value
 from starloom.coadd.inputs import InputFrame
 from starloom.coadd.plan import COADD_VERSION, PinnedGrid, StackOptions, StackPlan
 from starloom.coadd.planning import make_plan
@@ -202,6 +203,7 @@ def _fetch(hub: Hub, item: claims.BoundInput, folder: Path) -> InputFrame:
         sky_sigma_adu=photometry.sky_sigma_adu,
         fwhm_arcsec=photometry.fwhm_arcsec,
         saturation_adu=photometry.saturation_adu,
+        gain_e_per_adu=header_value(frame, "gain_e_per_adu"),
         zero_point_mag=photometry.zero_point_mag,
         zero_point_err=photometry.zero_point_err,
         wcs_cards=solution.wcs,

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 from astropy.wcs import WCS
 from numpy.typing import NDArray
-from reproject import reproject_interp
 from scipy import ndimage
 
 from starloom.coadd.inputs import open_frame, wcs_from_cards
@@ -19,7 +18,7 @@ Kernel = Literal["bilinear", "lanczos3"]
 Plane = NDArray[np.float32]
 
 _NODE_PX = 16
-"""Spacing of exact WCS evaluations; linear between them: < 1e-4 px for the distortions of real cameras."""
+"""Spacing of exact WCS evaluations; linear between them: 0.0009 px off at worst, at a distortion of 3 px."""
 
 _MAX_RATIO = 1.3
 """Beyond this many frame pixels per output pixel (linear) a point kernel aliases; see `oversampling`."""
@@ -32,7 +31,8 @@ def oversampling(area: float) -> int:
 
     A point kernel skips frame pixels once the output is coarser than 1.3 frame pixels. Such frames are
     sampled on a grid ``n`` times finer, at least one sample a frame pixel, and binned, which integrates
-    over the output pixel (a tenth of the cost of exact overlap, the same flux to 1e-4).
+    over the output pixel: star fluxes within 0.1 % of those of exact overlap (measured at 2 to 3.3 frame
+    pixels per output pixel, FWHM 2 px), at a sixth of its CPU time.
     """
     ratio = math.sqrt(area)
     return 1 if ratio <= _MAX_RATIO else math.ceil(ratio)
@@ -132,6 +132,15 @@ def pixel_map(
     return _upsampled(x, ny, nx), _upsampled(y, ny, nx), _upsampled(area, ny, nx)
 
 
+def bilinear(data: Plane, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sample ``data`` at 0-based ``x``, ``y`` bilinearly; NaN where a tap is missing."""
+    lost = ~np.isfinite(x + y)
+    places = np.stack([np.where(lost, -9.0, y), np.where(lost, -9.0, x)])
+    return np.asarray(
+        ndimage.map_coordinates(data, places, np.float64, order=1, mode="constant", cval=np.nan, prefilter=False)
+    )
+
+
 def lanczos3(data: Plane, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sample ``data`` at 0-based ``x``, ``y`` with a Lanczos-3 kernel of unit sum; NaN where a tap is missing."""
     ny, nx = data.shape
@@ -193,10 +202,7 @@ class FrameWarper:
         scale = math.sqrt(abs(np.linalg.det(self._source.pixel_scale_matrix))) * 3600
         item = frame.input
         data[_mask(data, item.sky_sigma_adu, item.saturation_adu, item.fwhm_arcsec / scale)] = np.nan
-        if self._kernel == "bilinear":
-            values = self._bilinear(data, (x0, y0), fine, (r0, c0), x.shape)
-        else:
-            values = lanczos3(data, x - x0, y - y0)
+        values = (bilinear if self._kernel == "bilinear" else lanczos3)(data, x - x0, y - y0)
         values *= area * frame.scale
         if n > 1:
             # `area` is per fine pixel already, so the bin is a plain sum.
@@ -205,17 +211,6 @@ class FrameWarper:
         out[r0 // n : r1 // n, c0 // n : c1 // n] = values
         out -= sky_surface(frame.sky, self._plan.shape, tile)
         return out
-
-    def _bilinear(
-        self, data: Plane, origin: tuple[int, int], fine: WCS, start: tuple[int, int], shape: tuple[int, ...]
-    ) -> NDArray[np.float64]:
-        # Slicing a WCS moves SIP's own copy of the reference pixel along; setting CRPIX would not.
-        source = self._source[origin[1] : origin[1] + data.shape[0], origin[0] : origin[0] + data.shape[1]]
-        target = fine[start[0] : start[0] + shape[0], start[1] : start[1] + shape[1]]
-        values = reproject_interp(
-            (data, source), target, shape_out=shape, order="bilinear", return_footprint=False
-        )
-        return np.asarray(values, dtype=np.float64)
 
 
 def sky_surface(terms: tuple[float, ...], shape: tuple[int, int], tile: Tile) -> NDArray[np.float64]:

@@ -5,23 +5,25 @@ Whatever the environment configures (an external lake or server) is used as it i
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from starloom.archive import Archive
+from starloom.dispatch.deploying import register
 from starloom.dispatch.rest import PrefectApi
-from starloom.dispatch.services import Service, checkout, free_port, python, run_program
-from starloom.errors import StarloomError, Unavailable
+from starloom.dispatch.services import Service, checkout, free_port, python
+from starloom.errors import Conflict, Unavailable
 from starloom.lake import connect
 from starloom.lake.seaweed import SeaweedFS
 from starloom.settings import Settings, load_settings
 
 SERVICES = ("lake", "prefect", "worker", "relay")
-#: Settings that prefect.yaml reads; an unset one would only be a warning of Prefect's.
-DEPLOY_VARIABLES = ("work_pool",)
+#: Runs that the embedded worker takes at once, at least: upkeep must find a place beside a batch and a stack.
+MIN_RUNS = 4
 
 Say = Callable[[str], None]
 
@@ -39,15 +41,29 @@ class Embedded:
     def up(self, say: Say = lambda _: None) -> Settings:
         """Start everything that is not running, register what Prefect must know, and return the settings.
 
-        Safe to repeat: what runs is left alone, deployments are registered again only when they changed.
+        Safe to repeat: what runs is left alone, deployments are registered again only when they changed. If it
+        fails or is interrupted, what this call started is stopped again.
 
         Raises
         ------
         Unavailable
             ``service-failed``, with the end of the service's log.
+        Conflict
+            ``up-runs-already``: another `up` of the same home is at work.
         """
         root = checkout()
         self.home.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            before = {name for name, pid in self.pids().items() if pid is not None}
+            try:
+                return self._up(root, say)
+            except BaseException:  # Ctrl-C too: nothing half-started may stay behind
+                for name in reversed(SERVICES):
+                    if name not in before:
+                        self.service(name).stop()
+                raise
+
+    def _up(self, root: Path, say: Say) -> Settings:
         self._up_lake(say)
         settings = load_settings(self.home)
         say("archive: migrate")
@@ -59,26 +75,29 @@ class Embedded:
         self._up_prefect(say)
         settings = load_settings(self.home)
         env = program_environment(settings, root)
-        self._register(settings, env, root, say)
-        self._start(
-            "worker",
-            python(
-                "prefect",
-                "worker",
-                "start",
-                "--pool",
-                settings.work_pool,
-                "--type",
-                "process",
-                "--name",
-                "starloom-worker",
-            ),
-            env,
-            root,
-            say,
-        )
+        register(settings, env, root, say)
+        if self.service("worker").pid is None and "STARLOOM_PREFECT_API_URL" not in os.environ:
+            with PrefectApi.from_settings(settings) as api:
+                api.crash_orphans(settings.work_pool)
+        self._start("worker", worker_command(settings), env, root, say)
         self._start("relay", python("starloom", "relay"), env, root, say)
         return settings
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the home's lock: two at once would both find the services missing and start them."""
+        lock = self.home / "run" / "up.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Conflict(
+                    f"another `starloom up` is at work in {self.home}",
+                    code="up-runs-already",
+                    hint="Wait for it, then look with `starloom status`.",
+                ) from error
+            yield
 
     def down(self, say: Say = lambda _: None) -> list[str]:
         """Stop what runs, newest first, and return the names of what was stopped."""
@@ -107,7 +126,7 @@ class Embedded:
             say("lake: start SeaweedFS")
             write_env_file(self.home / "hub.env", lake.prepare())
             service.start(lake.command(), plain_environment())
-        _wait(service, lambda: _answers(lambda: lake.wait_ready(0.5)), 60)
+        service.wait(lambda: _answers(lambda: lake.wait_ready(0.5)), 60)
 
     def _up_prefect(self, say: Say) -> None:
         if "STARLOOM_PREFECT_API_URL" in os.environ:
@@ -125,44 +144,8 @@ class Embedded:
                 program_environment(settings, checkout()),
                 cwd=self.home,
             )
-        api = PrefectApi.from_settings(settings)
-        try:
-            _wait(service, api.is_healthy, 120)
-        finally:
-            api.close()
-
-    def _register(self, settings: Settings, env: dict[str, str], root: Path, say: Say) -> None:
-        """Register pool, blocks and deployments; every deploy forgets pauses, so only when something changed."""
-        stamp = self.home / "run" / "deployed"
-        said = settings.model_dump_json(exclude={"home"}) + settings.archive_url.get_secret_value()
-        said += settings.lake_secret_key.get_secret_value()
-        wanted = hashlib.sha256((root / "prefect.yaml").read_bytes() + said.encode()).hexdigest()
-        if stamp.is_file() and stamp.read_text() == wanted:
-            return
-        say("prefect: register work pool, blocks and deployments")
-        run_program(
-            python("prefect", "work-pool", "create", settings.work_pool, "--type", "process", "--overwrite"),
-            env,
-            cwd=root,
-            what="creating the work pool",
-        )
-        run_program(python("blocks.register"), env, cwd=root, what="registering the blocks")
-        run_program(
-            python("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(root / "prefect.yaml")),
-            env,
-            cwd=root,
-            what="registering the deployments",
-        )
-        api = PrefectApi.from_settings(settings)
-        api.set_interval("ingest/ingest", "inbox", settings.ingest_interval_s)
-        api.set_interval("sweep/sweep", "sweep", settings.sweep_interval_s)
-        api.close()
-        stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(wanted)
-
-
-def _wait(service: Service, ready: Callable[[], bool], timeout_s: float) -> None:
-    service.wait(ready, timeout_s)
+        with PrefectApi.from_settings(settings) as api:
+            service.wait(api.is_healthy, 120)
 
 
 def _answers(check: Callable[[], None]) -> bool:
@@ -179,16 +162,11 @@ def plain_environment() -> dict[str, str]:
 
 
 def program_environment(settings: Settings, root: Path) -> dict[str, str]:
-    """Return the environment of Prefect's programs: server, worker and command line.
-
-    Raises
-    ------
-    StarloomError
-        ``unset-setting``: prefect.yaml would read an empty variable.
-    """
+    """Return the environment of Prefect's programs: server, worker and command line."""
     env = plain_environment()
     env |= {
         "STARLOOM_HOME": str(settings.home),
+        "STARLOOM_WORK_POOL": settings.work_pool,
         "PYTHONPATH": os.pathsep.join([str(root), *filter(None, [env.get("PYTHONPATH")])]),
         "PREFECT_HOME": str(settings.home / "prefect"),
         "PREFECT_API_URL": settings.prefect_api_url,
@@ -202,19 +180,20 @@ def program_environment(settings: Settings, root: Path) -> dict[str, str]:
         # In server memory, the default, a restart forgets who holds a slot.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "starloom",
+        # The lease is renewed by a thread outside any run; its lines still go to the worker's log.
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     }
     if auth := settings.prefect_api_auth_string.get_secret_value():
         env |= {"PREFECT_API_AUTH_STRING": auth, "PREFECT_SERVER_API_AUTH_STRING": auth}
-    for name in DEPLOY_VARIABLES:
-        value = str(getattr(settings, name))
-        if not value:
-            raise StarloomError(
-                f"the setting {name} is empty",
-                code="unset-setting",
-                hint=f"Set STARLOOM_{name.upper()}; prefect.yaml reads it.",
-            )
-        env[f"STARLOOM_{name.upper()}"] = value
     return env
+
+
+def worker_command(settings: Settings) -> list[str]:
+    """Return the command line of the embedded worker; it runs as many flows at once as the machine has cores."""
+    return python(
+        *("prefect", "worker", "start", "--pool", settings.work_pool, "--type", "process"),
+        *("--name", "starloom-worker", "--limit", str(max(MIN_RUNS, os.cpu_count() or 1))),
+    )
 
 
 def write_env_file(path: Path, entries: dict[str, str]) -> None:

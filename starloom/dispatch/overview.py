@@ -10,6 +10,7 @@ from starloom.archive import Archive, frames
 from starloom.archive.events import open_events
 from starloom.archive.models import Frame, Mission
 from starloom.dispatch.embedded import Embedded
+from starloom.dispatch.heartbeat import Heartbeat
 from starloom.dispatch.rest import PrefectApi
 from starloom.errors import StarloomError
 from starloom.lake import connect
@@ -24,15 +25,7 @@ def overview(settings: Settings) -> dict[str, Any]:
         _row("archive", archive.ping, repr(archive)),
         _row("prefect", lambda: _ping_prefect(settings), settings.prefect_api_url or "not configured"),
     ]
-    for name in ("worker", "relay"):
-        pid = Embedded(settings.home).service(name).pid
-        services.append(
-            {
-                "service": name,
-                "state": "up" if pid else "down",
-                "detail": f"pid {pid}" if pid else "not on this host",
-            }
-        )
+    services += [_program(settings, "worker"), _program(settings, "relay", Heartbeat(settings.home, "relay"))]
     found: dict[str, Any] = {"services": services, "frames": [], "missions": [], "events": []}
     if services[1]["state"] == "up":
         try:
@@ -50,6 +43,22 @@ def _row(name: str, check: Any, detail: str) -> dict[str, Any]:
     except StarloomError as error:
         return {"service": name, "state": "silent", "detail": error.message}
     return {"service": name, "state": "up", "detail": detail}
+
+
+def _program(settings: Settings, name: str, heartbeat: Heartbeat | None = None) -> dict[str, Any]:
+    """Say whether a program runs, and for one that shows signs of life whether it gets on."""
+    pid = Embedded(settings.home).service(name).pid
+    life = heartbeat.read() if heartbeat else None
+    if life is not None and (pid or life["alive"]):
+        detail = f"pid {life['pid']}, last seen {life['at'][:19]}" + (
+            f": {life['trouble']}" * bool(life["trouble"])
+        )
+        return {"service": name, "state": "up" if life["alive"] else "silent", "detail": detail}
+    return {
+        "service": name,
+        "state": "up" if pid else "down",
+        "detail": f"pid {pid}" if pid else "not on this host",
+    }
 
 
 def _ping_prefect(settings: Settings) -> None:

@@ -13,6 +13,8 @@ from starloom.errors import StarloomError, Unavailable
 from starloom.settings import Settings
 
 TIMEOUT_S = 20.0
+#: What every deployment of this project is tagged with in prefect.yaml.
+TAG = "starloom"
 #: States in which a run has not ended: it waits or works, it is not lost.
 LIVING = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
 
@@ -61,6 +63,12 @@ class PrefectApi:
         """Close the connections."""
         self._client.close()
 
+    def __enter__(self) -> PrefectApi:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         try:
             answer = self._client.request(method, path, json=body)
@@ -76,7 +84,16 @@ class PrefectApi:
                 code="prefect-refused",
                 hint="Were the deployments registered? `starloom up` does so.",
             )
-        return answer.json() if answer.content else None
+        if not answer.content:
+            return None
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise Unavailable(
+                f"{self.url} does not speak as Prefect does: {answer.text[:80]!r}",
+                code="prefect-unavailable",
+                hint="Does STARLOOM_PREFECT_API_URL end in /api?",
+            ) from error
 
     def is_healthy(self) -> bool:
         """Tell whether the server answers."""
@@ -100,13 +117,41 @@ class PrefectApi:
         """Return the id of a deployment ``flow/deployment``."""
         return str(self._call("GET", f"/deployments/name/{name}")["id"])
 
+    def deployments(self) -> list[str]:
+        """Return the names ``flow/deployment`` of all deployments of this project."""
+        body = {"deployments": {"tags": {"all_": [TAG]}}, "limit": 200}
+        found = self._call("POST", "/deployments/filter", body)
+        flows = {flow["id"]: flow["name"] for flow in self._call("POST", "/flows/filter", {"limit": 200})}
+        return sorted(f"{flows.get(entry['flow_id'])}/{entry['name']}" for entry in found)
+
     def set_interval(self, deployment: str, slug: str, seconds: float) -> None:
-        """Change the interval of one schedule of a deployment; nothing happens when it is right already."""
+        """Change the interval of one schedule of a deployment; nothing happens when it is right already.
+
+        Raises
+        ------
+        StarloomError
+            ``no-such-schedule``.
+        """
         found = self._call("GET", f"/deployments/name/{deployment}")
-        for schedule in found["schedules"]:
-            if schedule.get("slug") == slug and schedule["schedule"].get("interval") != seconds:
-                body = {"schedule": {**schedule["schedule"], "interval": seconds}}
-                self._call("PATCH", f"/deployments/{found['id']}/schedules/{schedule['id']}", body)
+        schedule = next((entry for entry in found["schedules"] if entry.get("slug") == slug), None)
+        if schedule is None:
+            raise StarloomError(
+                f"deployment {deployment} has no schedule {slug}",
+                code="no-such-schedule",
+                hint="Register the deployments of this version: `starloom up`.",
+            )
+        if schedule["schedule"].get("interval") != seconds:
+            body = {"schedule": {**schedule["schedule"], "interval": seconds}}
+            self._call("PATCH", f"/deployments/{found['id']}/schedules/{schedule['id']}", body)
+
+    def set_priority(self, pool: str, queue: str, priority: int) -> None:
+        """Set which queue of a pool a worker serves first, 1 before 2; a queue that is not there is made."""
+        known = self._call("POST", f"/work_pools/{pool}/queues/filter", {})
+        found = next((entry for entry in known if entry["name"] == queue), None)
+        if found is None:
+            self._call("POST", f"/work_pools/{pool}/queues", {"name": queue, "priority": priority})
+        elif found["priority"] != priority:
+            self._call("PATCH", f"/work_pools/{pool}/queues/{queue}", {"priority": priority})
 
     def create_run(
         self, deployment: str, parameters: dict[str, Any], *, idempotency_key: str, name: str | None = None
@@ -139,6 +184,27 @@ class PrefectApi:
             found += page
             if len(page) < limit:
                 return found
+
+    def crash_orphans(self, pool: str) -> int:
+        """Mark the runs of a pool that nobody works on any more as crashed; return how many.
+
+        For the moment before the pool's only worker starts: what calls itself running then, died with the last.
+        """
+        body = {
+            "work_pools": {"name": {"any_": [pool]}},
+            "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}},
+            "limit": 200,
+        }
+        state = {"type": "CRASHED", "message": "The worker ended and this run with it."}
+        found = self._call("POST", "/flow_runs/filter", body)
+        for run in found:
+            self._call("POST", f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+        return len(found)
+
+    def logs(self, run_id: str) -> list[dict[str, Any]]:
+        """Return the log lines of a flow run and of its tasks, oldest first."""
+        body = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+        return list(self._call("POST", "/logs/filter", body))
 
     def artifacts(self, run_id: str) -> list[dict[str, Any]]:
         """Return the artifacts of a flow run and of its tasks."""

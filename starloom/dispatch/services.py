@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -50,14 +49,38 @@ def free_port(preferred: int) -> int:
     raise StarloomError("no free port on loopback", code="no-port")
 
 
+#: Set in the environment of every service and inherited by whatever it starts: how `stop` finds the rest.
+MARK = "STARLOOM_SERVICE"
+
+
 def _started_at(pid: int) -> str | None:
-    """Return the kernel's start time of a process: a pid alone may be somebody else's by now."""
+    """Return when a living process started: a pid alone may be somebody else's by now."""
+    if not Path("/proc/self/stat").exists():  # not Linux
+        said = subprocess.run(
+            ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+        )
+        state, _, started = said.stdout.strip().partition(" ")
+        return None if not state or state.startswith("Z") else started.replace(" ", "")
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] == "Z" else fields[19]
+
+
+def _marked(mark: str) -> list[int]:
+    """Return the living processes whose environment carries the mark (Linux; elsewhere none are found)."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            carries = wanted in (folder / "environ").read_bytes().split(b"\0")
+        except OSError:  # ended meanwhile, or somebody else's
+            continue
+        if carries and _started_at(int(folder.name)) is not None:
+            found.append(int(folder.name))
+    return found
 
 
 @dataclass(frozen=True)
@@ -86,13 +109,19 @@ class Service:
         return self.home / "logs" / f"{self.name}.log"
 
     @property
+    def mark(self) -> str:
+        """What the environment of the program and of all it starts says."""
+        return f"{self.home.absolute()}:{self.name}"
+
+    @property
     def pid(self) -> int | None:
         """Pid of the running program, None when it does not run."""
         try:
-            pid, started = self.pid_file.read_text().split()
+            said, started = self.pid_file.read_text().split()
+            pid = int(said)
         except (OSError, ValueError):
             return None
-        return int(pid) if _started_at(int(pid)) == started else None
+        return pid if _started_at(pid) == started else None
 
     def start(self, command: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None) -> None:
         """Start the program in its own session unless it runs already."""
@@ -100,18 +129,23 @@ class Service:
             return
         self.pid_file.parent.mkdir(parents=True, exist_ok=True)
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        self._end_the_marked()  # what a service that was killed outright has left behind
         with self.log_file.open("ab") as log:
             child = subprocess.Popen(
                 list(command),
-                env=dict(env),
+                env={**env, MARK: self.mark},
                 cwd=cwd or self.home,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        self.pid_file.write_text(f"{child.pid} {_started_at(child.pid) or 0}")
         _CHILDREN[child.pid] = child
+        try:
+            self.pid_file.write_text(f"{child.pid} {_started_at(child.pid) or 0}")
+        except BaseException:  # also Ctrl-C: without its pid file nobody could stop it
+            _signal_group(child.pid, signal.SIGKILL)
+            raise
 
     def wait(self, ready: Callable[[], bool], timeout_s: float) -> None:
         """Wait until ``ready()``.
@@ -136,18 +170,30 @@ class Service:
     def stop(self) -> bool:
         """Ask the program and its children to end, then make them; True if it ran."""
         pid = self.pid
-        if pid is None:
-            self.pid_file.unlink(missing_ok=True)
-            return False
-        _signal_group(pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_WAIT_S
-        while self.pid is not None and time.monotonic() < deadline:
-            _reap()
-            time.sleep(0.1)
-        _signal_group(pid, signal.SIGKILL)  # also what the program left behind in its group
+        if pid is not None:
+            _signal_group(pid, signal.SIGTERM)
+            deadline = time.monotonic() + STOP_WAIT_S
+            while self.pid is not None and time.monotonic() < deadline:
+                _reap()
+                time.sleep(0.1)
+            if self.pid is not None:
+                _signal_group(pid, signal.SIGKILL)
+        self._end_the_marked()
         _reap()
         self.pid_file.unlink(missing_ok=True)
-        return True
+        return pid is not None
+
+    def _end_the_marked(self) -> None:
+        """End what the program left behind: Prefect's worker starts every run in a session of its own."""
+        deadline = time.monotonic() + STOP_WAIT_S / 3
+        number = signal.SIGTERM
+        while left := _marked(self.mark):
+            for pid in left:
+                _signal_process(pid, number)
+            if time.monotonic() > deadline:
+                number = signal.SIGKILL
+            _reap()
+            time.sleep(0.2)
 
     def tail(self) -> str:
         """Return the end of the log."""
@@ -174,6 +220,13 @@ def _signal_group(pid: int, number: int) -> None:
         return
 
 
+def _signal_process(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
 def run_program(command: Sequence[str], env: Mapping[str, str], *, cwd: Path, what: str) -> str:
     """Run a program to its end and return what it printed.
 
@@ -182,9 +235,12 @@ def run_program(command: Sequence[str], env: Mapping[str, str], *, cwd: Path, wh
     StarloomError
         ``program-failed`` with the end of its output.
     """
-    done = subprocess.run(
-        list(command), env=dict(env), cwd=cwd, capture_output=True, text=True, check=False, timeout=300
-    )
+    try:
+        done = subprocess.run(
+            list(command), env=dict(env), cwd=cwd, capture_output=True, text=True, check=False, timeout=300
+        )
+    except subprocess.TimeoutExpired as late:
+        raise StarloomError(f"{what} did not end within {late.timeout:.0f} s", code="program-failed") from late
     if done.returncode != 0:
         output = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
         raise StarloomError(f"{what} failed:\n{output}", code="program-failed")
@@ -194,8 +250,3 @@ def run_program(command: Sequence[str], env: Mapping[str, str], *, cwd: Path, wh
 def python(*arguments: str) -> list[str]:
     """Return the command line of a module run by this interpreter."""
     return [sys.executable, "-m", *arguments]
-
-
-def random_secret() -> str:
-    """Return a fresh secret for an embedded service."""
-    return secrets.token_urlsafe(24)

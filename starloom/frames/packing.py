@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import uuid
 import warnings
@@ -16,6 +15,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
+from starloom.disk import is_full
 from starloom.errors import StarloomError
 from starloom.frames.pixels import pixel_digest, read_frame
 
@@ -66,7 +66,7 @@ def compress(source: Path | str, target: Path | str) -> Compression:
         _verify(source, partial, data, header)
         partial.replace(target)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full(error):
             raise
         raise StarloomError(
             f"{target.name}: no space left in {target.parent}",

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field, ValidationError
+from sqlmodel import Session
 
 from starloom.archive import frames as rows
 from starloom.archive import missions
 from starloom.archive.engine import database_now
 from starloom.archive.models import Frame
 from starloom.batches import FrameBatch, batches
-from starloom.errors import BadInput, Conflict, StarloomError
+from starloom.errors import BadInput, Conflict
 from starloom.frames import (
+    Bounds,
     FrameInfo,
     FrameName,
     NormalisedHeader,
@@ -33,41 +38,61 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_ANNOUNCEMENT_BYTES = 16 * 1024
-ANNOUNCEMENT_SUFFIX = ".announce.json"
+#: Where an object that lies nowhere a node may write is filed.
+NOBODY = "unknown"
+
+
+class _Announcement(BaseModel):
+    """What a node says is on its way: a stranger's words, so every field has bounds."""
+
+    name: str
+    size: int = Field(ge=0, le=1 << 50)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 def discover(hub: Hub) -> list[FrameBatch]:
     """List the inbox once; register what is new (one row each) and return it in batches.
 
     The row exists before anything is read, so a run that dies leaves a pending frame for ``sweep`` to find,
-    and the same object is never handed out twice.
+    and the same object is never handed out twice. A run that died after it had filed its frame left the object
+    behind: it is removed here.
     """
     found: list[str] = []
     for item in hub.lake.list("inbox/"):
-        if item.key.endswith(ANNOUNCEMENT_SUFFIX):
+        try:
+            keys.check(item.key)
+        except BadInput as error:
+            # The lake itself takes no such key, so nothing can be done about it from here.
+            log.warning("inbox: %s; remove the object by hand", error.message)
+            continue
+        if item.key.endswith(keys.ANNOUNCEMENT_SUFFIX):
             _note_announcement(hub, item.key)
             continue
-        try:
-            node, _date, name = keys.parse_inbox(item.key)
-        except BadInput as refused:
-            # A node may write any key under its own prefix; one that is no frame must not stop those that are.
-            log.warning("inbox object left where it is: %s", refused.message)
-            continue
-        parsed = _parsed(name)
-        with hub.archive.transaction() as session:
-            frame = rows.discover(
-                session,
-                inbox_key=item.key,
-                etag=item.etag,
-                name=name,
-                node_id=node,
-                obs_req=parsed.mission if parsed else None,
-                kind=parsed.kind if parsed else "unknown",
-                start_utc=parsed.start_utc if parsed else None,
-            )
-            if frame is not None:
-                found.append(frame.id)
+        frame_id = _register(hub, item)
+        if frame_id is not None:
+            found.append(frame_id)
     return batches(found, "frames", chunk_size=hub.settings.chunk_size)
+
+
+def _register(hub: Hub, item: Stored) -> str | None:
+    parts = item.key.split("/")
+    name, node = parts[-1], parts[1] if len(parts) > 2 else NOBODY
+    parsed = _parsed(name)
+    with hub.archive.transaction() as session:
+        left = rows.left_behind(session, item.key, item.etag)
+        frame = rows.discover(
+            session,
+            inbox_key=item.key,
+            etag=item.etag,
+            name=name,
+            node_id=node[:64],
+            obs_req=parsed.mission if parsed else None,
+            kind=parsed.kind if parsed else "unknown",
+            start_utc=parsed.start_utc if parsed else None,
+        )
+    if left is not None:
+        _leave(hub, left)
+    return frame.id if frame is not None else None
 
 
 def _parsed(name: str) -> FrameName | None:
@@ -79,18 +104,22 @@ def _parsed(name: str) -> FrameName | None:
 
 def _note_announcement(hub: Hub, key: str) -> None:
     try:
-        said = json.loads(hub.lake.get_bytes(key, max_bytes=MAX_ANNOUNCEMENT_BYTES))
+        node, _, name = keys.parse_inbox(key)
+        said = _Announcement.model_validate_json(hub.lake.get_bytes(key, max_bytes=MAX_ANNOUNCEMENT_BYTES))
+        parsed = parse_name(said.name)
+        if parsed.node != node or said.name != name.removesuffix(keys.ANNOUNCEMENT_SUFFIX):
+            raise BadInput(f"{key} announces {said.name}", code="bad-announcement")
         with hub.archive.transaction() as session:
             rows.announce(
                 session,
-                node_id=keys.parse_inbox(key)[0],
-                name=str(said["name"]),
-                obs_req=said.get("mission"),
-                size=int(said["size"]),
-                sha256=str(said["sha256"]),
+                node_id=node,
+                name=said.name,
+                obs_req=parsed.mission,
+                size=said.size,
+                sha256=said.sha256,
                 expires_at=database_now(session) + timedelta(seconds=hub.settings.announce_ttl_s),
             )
-    except (ValueError, KeyError, TypeError, BadInput, ObjectMissing) as error:
+    except (ValidationError, BadInput, ObjectMissing) as error:
         # An announcement only makes a mission wait; a broken one must not stop the frames behind it.
         log.warning("announcement %s ignored: %s", key, error)
     hub.lake.delete(key)
@@ -103,13 +132,26 @@ def run(hub: Hub, frame_id: str) -> None:
             return
         frame = rows.get(session, frame_id)
     source = frame.inbox_key or frame.raw_key  # requeued: its bytes lie in quarantine
-    if source is None:
-        raise StarloomError(f"frame {frame_id} has no bytes anywhere", code="no-object", retryable=False)
-    seen = hub.lake.stat(source)
-    if seen is None:
-        _vanished(hub, frame, source)
+    seen = hub.lake.stat(source) if source is not None else None
+    if source is None or seen is None:
+        # Its node took it back, somebody tidied the lake by hand, or another run was quicker.
+        gone = BadInput(f"{source or frame.name} is gone", code="object-missing", hint="Send the frame again.")
+        _settle(hub, frame, lambda session: rows.refuse(session, frame.id, gone.as_dict(), inbox_key=None))
         return
-    with hub.lake.local_copy(source) as path:
+    try:
+        if frame.inbox_key is not None:
+            keys.parse_inbox(frame.inbox_key)
+        _check_size(frame, seen)
+    except BadInput as refused:
+        # Nothing is known about its bytes, and nothing will be spent on them: they are moved as they are.
+        mark = hashlib.sha256(f"{source}:{seen.etag}".encode()).hexdigest()
+        target = keys.quarantine(frame.node_id, mark, frame.name)
+        if source != target:
+            hub.lake.copy(source, target)
+        _quarantine(hub, frame, seen, refused, target)
+        return
+    # Pinned: what is checked here is what is filed, whatever its node puts in its place meanwhile.
+    with hub.lake.local_copy(source, version=seen.version) as path:
         try:
             name = parse_name(frame.name)
             if name.node != frame.node_id:
@@ -121,40 +163,77 @@ def run(hub: Hub, frame_id: str) -> None:
             info = inspect_file(path)
             header = normalise(read_frame(path)[1])
         except BadInput as refused:
-            message: str | None = refused.message
-            stored = _quarantine(hub, frame, seen, path, refused)
+            target = keys.quarantine(frame.node_id, sha256_of(path), frame.name)
+            if source != target:
+                _put_once(hub, path, target)
+            _quarantine(hub, frame, seen, refused, target)
         else:
-            message = None
-            stored = _file(hub, frame, seen, name, info, header)
-    write_receipt(hub, stored, message=message)
-    _free_inbox(hub, frame, seen.etag)
+            _file(hub, frame, seen, path, name, info, header)
 
 
-def _vanished(hub: Hub, frame: Frame, source: str) -> None:
-    """An object that was listed is gone: its node took it back, or somebody tidied the lake by hand."""
+def _check_size(frame: Frame, seen: Stored) -> None:
+    most = Bounds().max_file_bytes
+    if seen.size > most:
+        raise BadInput(
+            f"{frame.name}: {seen.size / 1e9:.2f} GB, at most {most / 1e9:.2f} GB are taken",
+            code="too-large",
+            hint="Send one exposure per file, not a video or a mosaic.",
+        )
+
+
+def _quarantine(hub: Hub, frame: Frame, seen: Stored, refused: BadInput, target: str) -> None:
+    """Say why a frame was refused; its bytes are kept under ``target``."""
+    _settle(
+        hub,
+        frame,
+        lambda session: rows.refuse(
+            session, frame.id, refused.as_dict(), raw_key=target, **_read_from(frame, seen)
+        ),
+    )
+
+
+def _read_from(frame: Frame, seen: Stored) -> dict[str, Any]:
+    """Return the column that says which inbox object was read, for `rows.left_behind`."""
+    return {} if frame.inbox_key is None else {"inbox_etag": seen.etag}
+
+
+def _settle(hub: Hub, frame: Frame, write: Callable[[Session], Frame]) -> None:
+    """Commit the outcome, then tell the node and free the inbox; the last two are made good by `discover`."""
     with hub.archive.transaction() as session:
-        hint = "Send the frame again."
-        stored = rows.quarantine(session, frame.id, "object-missing", f"{source} is gone. {hint}")
+        stored = write(session)
+    log.info("frame=%s %s: %s %s", frame.id, frame.name, rows.state_of(stored), stored.disposition_code or "")
+    _leave(hub, stored)
+
+
+def _leave(hub: Hub, frame: Frame) -> None:
+    """Write the receipt and delete the inbox object that was read; one written over it is a new arrival."""
+    try:
+        write_receipt(hub, frame)
+    except keys.BadKey as error:
+        log.warning("frame=%s no receipt: %s", frame.id, error.message)  # a name too long for any key
+    if frame.inbox_key is None:
+        return
+    now = hub.lake.stat(frame.inbox_key)
+    if now is not None and now.etag == frame.inbox_etag:
+        hub.lake.delete(frame.inbox_key)
+    with hub.archive.transaction() as session:
         rows.leave_inbox(session, frame.id)
-    write_receipt(hub, stored)
-
-
-def _quarantine(hub: Hub, frame: Frame, seen: Stored, path: Path, refused: BadInput) -> Frame:
-    """Keep the bytes and say why they were refused."""
-    target = keys.quarantine(frame.node_id, sha256_of(path), frame.name)
-    if seen.key != target:
-        _copy_once(hub, seen, target)
-    with hub.archive.transaction() as session:
-        return rows.quarantine(session, frame.id, refused.code, refused.hint, raw_key=target)
 
 
 def _file(
-    hub: Hub, frame: Frame, seen: Stored, name: FrameName, info: FrameInfo, header: NormalisedHeader
-) -> Frame:
+    hub: Hub,
+    frame: Frame,
+    seen: Stored,
+    path: Path,
+    name: FrameName,
+    info: FrameInfo,
+    header: NormalisedHeader,
+) -> None:
     raw_key = keys.raw(frame.node_id, name.start_utc, info.sha256, compressed=info.compressed)
-    version = _copy_once(hub, seen, raw_key)
+    version = _put_once(hub, path, raw_key)
     filter_name = header.value("filter")
-    with hub.archive.transaction() as session:
+
+    def write(session: Session) -> Frame:
         mission = missions.find(session, name.mission) if name.mission else None
         instrument = missions.instrument_of(
             session,
@@ -184,35 +263,25 @@ def _file(
             embargo_until=mission.embargo_until if mission else None,
             licence=mission.licence if mission else None,
             credit=mission.credit if mission else None,
+            **_read_from(frame, seen),
         )
 
+    _settle(hub, frame, write)
 
-def _copy_once(hub: Hub, seen: Stored, target: str) -> str | None:
-    """Copy within the lake what was read; the target is named by its content, so one already there is the same.
 
-    Raises
-    ------
-    Conflict
-        ``source-changed``: the node has overwritten the object since; the frame is parked and read again.
+def _put_once(hub: Hub, path: Path, target: str) -> str | None:
+    """Write the bytes that were checked under the key that ends in their hash; one already there is the same.
+
+    Not a copy within the lake: its source may have been overwritten since it was read.
     """
+    there = hub.lake.stat(target)
+    if there is not None:
+        return there.version
     try:
-        return hub.lake.copy(seen.key, target, if_absent=True, if_match=seen.etag).version
-    except Conflict as conflict:
-        if conflict.code != "key-exists":
-            raise
+        return hub.lake.put_file(path, target, if_absent=True).version
+    except Conflict:
         there = hub.lake.stat(target)
         return there.version if there else None
-
-
-def _free_inbox(hub: Hub, frame: Frame, etag: str) -> None:
-    """Delete the inbox object that was read; one that its node has overwritten meanwhile is a new arrival."""
-    if frame.inbox_key is None:
-        return
-    now = hub.lake.stat(frame.inbox_key)
-    if now is not None and now.etag == etag:
-        hub.lake.delete(frame.inbox_key)
-    with hub.archive.transaction() as session:
-        rows.leave_inbox(session, frame.id)
 
 
 def summary(hub: Hub, frame_ids: list[str]) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 from abc import ABC, abstractmethod
@@ -13,11 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from starloom.disk import FULL
 from starloom.errors import BadInput, Conflict, StarloomError
 
 OCTETS = "application/octet-stream"
 MAX_METADATA_BYTES = 2048
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+DISK_FULL = FULL
 
 
 @dataclass(frozen=True)

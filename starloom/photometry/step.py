@@ -12,6 +12,7 @@ from starloom.archive import frames as rows
 from starloom.archive.models import Conditions, Frame, Photometry, Solution
 from starloom.astrometry.detect import detect_stars
 from starloom.calibration.step import header_value
+from starloom.errors import BadInput
 from starloom.frames import read_frame
 from starloom.lake import keys
 from starloom.photometry.measure import FramePhotometry, photometer, saturation_level
@@ -44,6 +45,19 @@ def run(hub: Hub, frame_id: str) -> None:
         solution = session.exec(
             select(Solution).where(Solution.frame_id == frame_id, col(Solution.current).is_(True))
         ).one()
+    try:
+        _measure(hub, frame, solution)
+    except BadInput as refused:
+        _fail(hub, frame, refused.code, refused.hint or refused.message)
+
+
+def _fail(hub: Hub, frame: Frame, code: str, hint: str) -> None:
+    with hub.archive.transaction() as session:
+        stored = rows.settle_step(session, frame.id, "measure", code=code, hint=hint)
+    write_receipt(hub, stored)
+
+
+def _measure(hub: Hub, frame: Frame, solution: Solution) -> None:
     assert frame.solved_key is not None
     assert frame.start_utc is not None
     with hub.lake.local_copy(frame.solved_key, version=frame.solved_version) as path:
@@ -51,10 +65,7 @@ def run(hub: Hub, frame_id: str) -> None:
     saturation = saturation_level(data, header_value(frame, "saturation_adu"))
     stars = detect_stars(data, saturation_adu=saturation)
     if len(stars) == 0:
-        with hub.archive.transaction() as session:
-            hint = "The solved copy shows no star; look at the frame."
-            stored = rows.settle_step(session, frame_id, "measure", code="too-few-stars", hint=hint)
-        write_receipt(hub, stored)
+        _fail(hub, frame, "too-few-stars", "The solved copy shows no star; look at the frame.")
         return
     measured = photometer(
         data,
@@ -80,8 +91,8 @@ def run(hub: Hub, frame_id: str) -> None:
 def _record(hub: Hub, frame: Frame, solution: Solution, measured: FramePhotometry, sources_key: str) -> None:
     assert solution.id is not None
     with hub.archive.transaction() as session:
-        stored = rows.get(session, frame.id)
-        if stored.measure != "pending":
+        stored = rows.still_pending(session, frame.id, "measure")
+        if stored is None:
             return
         for earlier in session.exec(
             select(Photometry).where(Photometry.frame_id == frame.id, col(Photometry.current).is_(True))
@@ -113,19 +124,4 @@ def _record(hub: Hub, frame: Frame, solution: Solution, measured: FramePhotometr
         if measured.zero_point_mag is None:
             rows.add_flags(stored, "no-zero-point")
         ready = rows.settle_step(session, frame.id, "measure", sources_key=sources_key)
-    write_receipt(
-        hub,
-        ready,
-        solution={
-            "ra_deg": solution.ra_deg,
-            "dec_deg": solution.dec_deg,
-            "scale_arcsec": solution.scale_arcsec,
-            "rms_arcsec": solution.rms_arcsec,
-            "matches": solution.matches,
-        },
-        photometry={
-            "zero_point_mag": measured.zero_point_mag,
-            "fwhm_arcsec": measured.fwhm_arcsec,
-            "limiting_mag": measured.limiting_mag,
-        },
-    )
+    write_receipt(hub, ready)

@@ -208,7 +208,7 @@ def test_spent_events_are_superseded_and_one_stays_open(archive: Archive) -> Non
         assert events.supersede_spent(session) == 2
         ((event, mission),) = events.open_events(session)
         assert (event.new_status, mission.status) == ("COMPLETE", "COMPLETE")
-        events.record_publish(session, event.id or 0, 10.0, "published")
+        assert events.take_attempt(session, event.id or 0, 1, 10.0, "published")
         assert event.publish_attempts == 1
         assert event.next_publish_at is not None
     with archive.transaction() as session:
