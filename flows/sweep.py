@@ -11,7 +11,7 @@ from prefect.states import Failed
 from starloom.batches import FrameBatch
 from tasks.frames import start_batch
 from tasks.showing import show_table
-from tasks.sweep import announce_unheard, due_batches, free_leases, reopen_stale_missions, tidy_lake
+from tasks.sweep import announce_unheard, due_batches, end_hung_runs, free_leases, reopen_stale_missions, tidy_lake
 
 
 @flow(name="sweep", persist_result=False)
@@ -24,6 +24,7 @@ def sweep() -> dict[str, int] | State[Any]:
         "leases_freed": free_leases(return_state=True),
         "events_found": announce_unheard(return_state=True),
         "missions_reopened": reopen_stale_missions(return_state=True),
+        "runs_ended": end_hung_runs(return_state=True),
         "frames_retried": due_batches(return_state=True),
         "objects_removed": tidy_lake(return_state=True),
     }

@@ -41,6 +41,14 @@ def write_receipt(hub: Hub, frame: Frame, **extra: Any) -> None:
     )
 
 
+def write_receipt_again(hub: Hub, frame_id: str, step: rows.Step) -> None:
+    """Write the receipt of a frame whose step is done: the run that did it may have died before its last word."""
+    with hub.archive.session() as session:
+        frame = rows.get(session, frame_id)
+    if getattr(frame, step) != "pending" and rows.is_settled(frame):
+        write_receipt(hub, frame)
+
+
 def describe(session: Session, frame_id: str, *, stack: bool = True) -> dict[str, Any]:
     """Return what the archive can tell a node about a frame, safe for JSON; its part in a stack if wanted."""
     frame = rows.get(session, frame_id)
@@ -60,9 +68,9 @@ def describe(session: Session, frame_id: str, *, stack: bool = True) -> dict[str
         "pixel_digest": frame.pixel_digest,
         "received_at": frame.received_at.isoformat(),
         "flags": sorted({*frame.flags, *(flag for plane in planes.values() for flag in plane["flags"])}),
-        **_measured(session, frame),
+        **measured(session, frame),
     }
-    if stack and (part := _stack(session, frame)):
+    if stack and (part := part_in_stack(session, frame)):
         body["stack"] = part
     if planes:
         body["planes"] = planes
@@ -125,15 +133,15 @@ def _planes(session: Session, frame: Frame) -> dict[str, dict[str, Any]]:
             "code": _code(plane),
             "hint": _hint(plane),
             "flags": plane.flags,
-            "stack": _stack(session, plane),
-            **_measured(session, plane),
+            "stack": part_in_stack(session, plane),
+            **measured(session, plane),
         }
         for plane in found
         if plane is not None
     }
 
 
-def _measured(session: Session, frame: Frame) -> dict[str, Any]:
+def measured(session: Session, frame: Frame) -> dict[str, Any]:
     """Return solution and photometry, as far as there are any."""
     told: dict[str, Any] = {}
     solution = session.exec(
@@ -154,7 +162,8 @@ def _measured(session: Session, frame: Frame) -> dict[str, Any]:
     return told
 
 
-def _stack(session: Session, frame: Frame) -> dict[str, Any] | None:
+def part_in_stack(session: Session, frame: Frame) -> dict[str, Any] | None:
+    """Return how a frame entered its mission's newest stack, None where it did not."""
     found = session.exec(
         select(Revision, RevisionInput)
         .join(RevisionInput, col(RevisionInput.revision_id) == Revision.id)

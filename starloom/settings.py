@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from starloom.errors import BadInput
@@ -107,4 +107,16 @@ def load_settings(home: Path | None = None) -> Settings:
     """
     base = home or default_home()
     # With pydantic-settings the environment outranks the env file, which outranks the defaults.
-    return Settings(home=base, _env_file=base / "hub.env", _env_file_encoding="utf-8")
+    try:
+        return Settings(home=base, _env_file=base / "hub.env", _env_file_encoding="utf-8")
+    except ValidationError as error:
+        # Without the values: what is wrong may be a secret.
+        wrong = error.errors(include_input=False, include_url=False)
+        said = "; ".join(
+            f"STARLOOM_{str(item['loc'][-1]).upper()}: {item['msg']}" for item in wrong if item["loc"]
+        )
+        raise BadInput(
+            said or "the settings contradict each other",
+            code="bad-setting",
+            hint=f"Correct it in the environment or in {base / 'hub.env'}.",
+        ) from None

@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
-from prefect import task
+import logging
+from datetime import UTC, datetime, timedelta
+
+from prefect import get_client, task
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.states import Cancelling
 
 from starloom import sweeping
 from starloom.batches import FrameBatch
 from starloom.hub import current_hub
 from tasks.retrying import UPKEEP_S, retrying
+
+log = logging.getLogger("starloom.tasks.sweep")
+
+
+#: How long a run of a flow may take, seconds: more than all its tasks' time-outs one after the other.
+HUNG_AFTER_S = {"process-frames": 6 * 3600.0, "stack-mission": 24 * 3600.0}
+
+
+@task(**retrying(UPKEEP_S))
+def end_hung_runs() -> int:
+    """Cancel the runs that have hung: a thread inside one call that never returns ends only with its process.
+
+    The worker ends the process; frames and missions come back by their own clocks.
+    """
+    ended = 0
+    with get_client(sync_client=True) as client:
+        for name, limit_s in HUNG_AFTER_S.items():
+            since = datetime.now(UTC) - timedelta(seconds=limit_s)
+            hung = client.read_flow_runs(
+                flow_filter=FlowFilter(name={"any_": [name]}),
+                flow_run_filter=FlowRunFilter(
+                    state={"type": {"any_": ["RUNNING"]}},
+                    start_time={"before_": since},
+                ),
+            )
+            for run in hung:
+                client.set_flow_run_state(run.id, Cancelling(message=f"It ran for more than {limit_s:.0f} s."))
+                log.warning("run %s ran for more than %.0f s and was cancelled", run.name, limit_s)
+                ended += 1
+    return ended
 
 
 @task(**retrying(UPKEEP_S))

@@ -229,7 +229,11 @@ def _bound(session: Session, revision_id: int) -> list[BoundInput]:
 
 
 def _input_hash(bound: Sequence[BoundInput], parameters: dict[str, Any], coadd_version: int) -> str:
-    inputs = [(item.frame.id, item.frame.pixel_digest, item.solution.id, item.photometry.id) for item in bound]
+    # The band too: a node's filter that was mapped since gives the same frames another stack.
+    inputs = [
+        (item.frame.id, item.frame.pixel_digest, item.solution.id, item.photometry.id, item.frame.band)
+        for item in bound
+    ]
     text = json.dumps([inputs, parameters, coadd_version], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -13,6 +13,7 @@ from starloom.archive.engine import database_now
 from starloom.archive.models import Mission, Revision, StatusEvent
 
 PAGE = 500
+ENDINGS = ("STACKED", "FAILED", "CANCELLED")
 
 
 def open_events(session: Session, limit: int = PAGE) -> Sequence[tuple[StatusEvent, Mission]]:
@@ -82,6 +83,17 @@ def spent_events(session: Session) -> dict[int, str]:
         for event, status, latest in found
         if event.id is not None
     }
+
+
+def news(session: Session) -> Sequence[tuple[StatusEvent, Mission]]:
+    """Return the open events that tell the end of something: they ask for no work, but people want to hear."""
+    return session.exec(
+        select(StatusEvent, Mission)
+        .join(Mission, col(Mission.id) == StatusEvent.mission_id)
+        .where(StatusEvent.state == "open", col(StatusEvent.new_status).in_(ENDINGS))
+        .order_by(col(StatusEvent.id))
+        .limit(PAGE)
+    ).all()
 
 
 def supersede_spent(session: Session) -> int:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID, uuid5
 
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, or_, select
 
@@ -157,7 +158,8 @@ def discover(
         inbox_etag=etag,
         next_attempt_at=database_now(session) + timedelta(seconds=LOST_AFTER_S),
     )
-    session.add(frame)
+    if not _added(session, frame):
+        return None
     waiting = select(Announcement).where(
         Announcement.node_id == node_id, Announcement.name == name, col(Announcement.arrived_at).is_(None)
     )
@@ -165,6 +167,17 @@ def discover(
         announcement.arrived_at = database_now(session)
     session.flush()
     return frame
+
+
+def _added(session: Session, row: Announcement | Frame) -> bool:
+    """Insert a row; False when another run has inserted the same a moment ago."""
+    try:
+        with session.begin_nested():
+            session.add(row)
+            session.flush()
+    except IntegrityError:
+        return False
+    return True
 
 
 def left_behind(session: Session, inbox_key: str, etag: str) -> Frame | None:
@@ -283,6 +296,7 @@ def record_ingest(session: Session, frame_id: str, *, pixel_digest: str, **value
         return frame
     for column, value in values.items():
         setattr(frame, column, value)
+    _hold_place(session, frame)
     twin = _twin(session, frame)
     if twin is None:
         try:
@@ -313,6 +327,18 @@ def record_ingest(session: Session, frame_id: str, *, pixel_digest: str, **value
     _touch(session, frame, again_after_s=None if is_settled(frame) else LOST_AFTER_S)
     session.flush()
     return frame
+
+
+def _hold_place(session: Session, frame: Frame) -> None:
+    """Let one run at a time decide who holds a place; on SQLite the transaction itself does.
+
+    The unique index keeps the same pixels apart, but two frames of one name with other pixels would both find
+    the place free.
+    """
+    if session.connection().dialect.name == "postgresql":
+        place = f"{frame.node_id} {frame.start_utc} {frame.obs_req} {frame.kind}"
+        lock = text("SELECT pg_advisory_xact_lock(hashtextextended(:place, 0))")
+        session.connection().execute(lock, {"place": place})
 
 
 def _twin(session: Session, frame: Frame) -> Frame | None:
@@ -478,7 +504,8 @@ def announce(
             or_(Frame.raw_sha256 == sha256, col(Frame.inbox_key).is_not(None)),
         )
     ).first()
-    session.add(
+    _added(
+        session,
         Announcement(
             node_id=node_id,
             name=name,
@@ -488,7 +515,7 @@ def announce(
             announced_at=database_now(session),
             expires_at=expires_at,
             arrived_at=database_now(session) if arrived else None,
-        )
+        ),
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
+from sqlalchemy import update
 from sqlmodel import Session, col, func, select
 
 from starloom.archive import frames
@@ -261,10 +262,13 @@ def register_node(session: Session, node_id: str, **values: Any) -> Node:
         if value is not None:
             setattr(node, column, value)
     session.flush()
-    for frame in session.exec(select(Frame).where(Frame.node_id == node_id)).all():
+    for name, band in node.filters.items():
         # A colour plane keeps the band of its own colour, whatever filter stood before the whole camera.
-        if frame.plane is None and frame.filter in node.filters:
-            frame.band = node.filters[frame.filter]
+        session.exec(
+            update(Frame)
+            .where(col(Frame.node_id) == node_id, col(Frame.filter) == name, col(Frame.plane).is_(None))
+            .values(band=band)
+        )
     return node
 
 

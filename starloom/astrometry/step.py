@@ -19,7 +19,7 @@ from starloom.calibration.planes import plane_frame
 from starloom.errors import BadInput
 from starloom.frames import read_frame
 from starloom.lake import keys
-from starloom.receipts import write_receipt
+from starloom.receipts import write_receipt, write_receipt_again
 
 if TYPE_CHECKING:
     from starloom.hub import Hub
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 def run(hub: Hub, frame_id: str) -> None:
     """Solve one frame and commit the outcome; a frame that does not solve keeps its honest reason."""
     with hub.archive.transaction() as session:
-        if not rows.claim_step(session, frame_id, "solve"):
-            return
+        claimed = rows.claim_step(session, frame_id, "solve")
         frame = rows.get(session, frame_id)
         target, scale = _hints(session, frame)
+    if not claimed:
+        write_receipt_again(hub, frame_id, "solve")
+        return
     try:
         _solve(hub, frame, target, scale)
     except BadInput as refused:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from starloom.cli.opening import open_archive, open_hub
+from starloom.cli.opening import open_archive, open_hub, tell_nodes
 from starloom.cli.output import JsonOption, cell, emit_json, emit_record, emit_rows, say
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ def row_of(frame: Frame) -> dict[str, Any]:
     """Return a frame as a row: its columns, its state in one word, and the code that explains it."""
     from starloom.archive import frames
 
+    known = frame.model_dump(exclude={"header"})
     codes = (frame.disposition_code, frame.measure_code, frame.solve_code, frame.calibrate_code, frame.ingest_code)
     return {
-        **frame.model_dump(exclude={"header"}),
+        **{name: known[name] for name in type(frame).model_fields if name in known},
         "state": frames.state_of(frame),
         "code": next((code for code in codes if code), None),
     }
@@ -97,16 +98,21 @@ def show(frame: FrameId, json: JsonOption = False) -> None:
     Example: starloom frames show ObsReq-550_TelID-T42_20251201T013000.fits.fz
     """
     from starloom.archive import frames
+    from starloom.receipts import measured, part_in_stack
 
     with open_archive().session() as session:
         found = frames.find(session, frame)
+        told = {**measured(session, found), "stack": part_in_stack(session, found)}
     header = found.header or {}
     if json:
-        emit_json({**row_of(found), "header": found.header})
+        emit_json({**row_of(found), **told, "header": found.header})
         return
     row = row_of(found)
     first = {key: row.pop(key) for key in ("id", "name", "state", "code", "disposition_hint")}
     emit_record({**first, **row}, title="Frame")
+    for name, record in told.items():
+        if record:
+            emit_record(record, title=name.capitalize())
     emit_record({name: entry.get("value") for name, entry in header.items()}, title="Header")
 
 
@@ -117,12 +123,11 @@ def requeue(frame: FrameId, json: JsonOption = False) -> None:
     Example: starloom frames requeue 3f0c6a2b
     """
     from starloom.archive import frames
-    from starloom.receipts import write_receipt
 
     hub = open_hub()
     with hub.archive.transaction() as session:
         found = frames.requeue(session, frames.find(session, frame).id)
-    write_receipt(hub, found)
+    tell_nodes(hub, [found])
     _emit([found], json, "Requeued")
 
 
@@ -137,12 +142,11 @@ def withdraw(
     Example: starloom frames withdraw 3f0c6a2b --reason "dome closed"
     """
     from starloom.archive import frames
-    from starloom.receipts import write_receipt
 
     hub = open_hub()
     with hub.archive.transaction() as session:
         found = frames.withdraw(session, frames.find(session, frame).id, reason)
-    write_receipt(hub, found)
+    tell_nodes(hub, [found])
     _emit([found], json, "Withdrawn")
     if not json and found.mission_id:
         say(f"`starloom mission restack {found.mission_id}` makes a revision without it.")

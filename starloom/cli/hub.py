@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from starloom.cli.opening import open_archive, open_settings
-from starloom.cli.output import JsonOption, console, emit_json, emit_rows, say
+from starloom.cli.output import JsonOption, console, emit_json, emit_rows, progress, say
 from starloom.errors import StarloomError
 
 
@@ -23,8 +23,8 @@ def up(json: JsonOption = False) -> None:
     from starloom.settings import default_home
 
     hub = Embedded(default_home())
-    with console.status("starting") as shown:
-        settings = hub.up(say=lambda text: shown.update(text) if not json else None)
+    with progress.status("starting") as shown:
+        settings = hub.up(say=shown.update)
     result = {
         "home": str(settings.home),
         "ui": settings.prefect_api_url.removesuffix("/api"),

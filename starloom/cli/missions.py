@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from starloom.cli.opening import open_archive, open_hub, open_settings
+from starloom.cli.opening import open_archive, open_hub, open_settings, tell_nodes
 from starloom.cli.output import JsonOption, emit_json, emit_rows, say
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ def create(
     Example: starloom mission create 550 --ra 286.0408 --dec 36.6326 --title "TrES-1"
     """
     from starloom.archive import frames, missions
-    from starloom.receipts import write_receipt
 
     if (ra is None) != (dec is None):
         raise typer.BadParameter("give both --ra and --dec, or neither")
@@ -62,9 +61,7 @@ def create(
         )
         adopted = frames.list_frames(session, mission=mission, limit=100_000)
     if adopted:
-        hub = open_hub()
-        for frame in adopted:
-            write_receipt(hub, frame)
+        tell_nodes(open_hub(), adopted)
     _show([made], json)
     if adopted and not json:
         say(f"{len(adopted)} frames that were here already belong to it now.")
@@ -151,8 +148,9 @@ def complete(mission: MissionId, json: JsonOption = False) -> None:
 def restack(mission: MissionId, json: JsonOption = False) -> None:
     """Ask for the next revision now, late frames included.
 
-    From STACKED, STACKING (one more after the running one) or FAILED. The same frames with the same parameters
-    give no new revision.
+    From STACKED, STACKING (one more after the running one) or FAILED.
+
+    The same frames with the same parameters give no new revision.
 
     Example: starloom mission restack 550
     """

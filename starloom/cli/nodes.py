@@ -71,6 +71,8 @@ def register(
         emit_json({**row, **secret})
         return
     emit_rows([row], COLUMNS, as_json=False, title="Node", whole=["id", "access_key"])
+    if filters and row["frames"]:
+        say("Its frames have these bands now; a stack follows with `starloom mission restack`.")
     if secret:
         settings = open_settings()
         say("Give these to the node; the secret is shown once:")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from starloom.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from starloom.archive import Archive
+    from starloom.archive.models import Frame
     from starloom.hub import Hub
     from starloom.lake import Lake
 
@@ -23,25 +24,11 @@ _NOT_READY = "`starloom up` sets it up. Is STARLOOM_HOME the right folder?"
 
 
 def open_settings() -> Settings:
-    """Read the settings.
-
-    Raises
-    ------
-    BadInput
-        ``bad-setting``: a variable has a value that it cannot have; the message names it.
-    """
-    from pydantic import ValidationError
+    """Read the settings; a wrong one raises `BadInput` (``bad-setting``) that names the variable."""
     from pydantic_settings import SettingsError
 
     try:
         return load_settings()
-    except ValidationError as error:
-        said = "; ".join(
-            f"STARLOOM_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
-            for item in error.errors(include_url=False, include_input=False)
-        )
-        hint = "Correct the variable, or the line in hub.env in $STARLOOM_HOME."
-        raise BadInput(said, code="bad-setting", hint=hint) from error
     except SettingsError as error:
         raise BadInput(str(error), code="bad-setting", hint="Correct the variable.") from error
 
@@ -73,6 +60,22 @@ def open_hub() -> Hub:
 
     settings = open_settings()
     return Hub(settings, _connect(settings), _open_archive(settings, create=False))
+
+
+def tell_nodes(hub: Hub, changed: Sequence[Frame]) -> None:
+    """Write the receipts of frames that a command has changed; a lake that is gone takes nothing back."""
+    from starloom.cli.output import progress
+    from starloom.receipts import write_receipt
+
+    try:
+        for frame in changed:
+            write_receipt(hub, frame)
+    except StarloomError as error:
+        progress.print(
+            f"Done, but the nodes' receipts could not be written: {error.message} ({error.code})",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def open_lake() -> Lake:

@@ -48,6 +48,8 @@ def _width() -> int | None:
 
 
 console = Console(width=_width())
+#: What moves while something is under way; standard output stays free for the result.
+progress = Console(stderr=True)
 
 
 def plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from starloom.cli.output import JsonOption, console, emit_json, emit_rows, named, say, say_error
+from starloom.cli.output import JsonOption, console, emit_json, emit_rows, named, progress, say, say_error
 
 
 class Kernel(StrEnum):
@@ -105,7 +105,7 @@ def stack(
     for path in files:
         read_header(path)  # what is no frame is refused in the words of `submit`, before any pixel is read
     options = StackOptions(kernel=kernel.value, combine=combine.value, target=target, threads=threads)
-    with Progress(console=console, transient=True, disable=json or not console.is_terminal) as bar:
+    with Progress(console=progress, transient=True, disable=not progress.is_terminal) as bar:
         jobs = {name: bar.add_task(name, total=None) for name in ("read", "tiles", "write")}
         report = stack_files(
             files,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from starloom.cli.output import JsonOption, console, emit_json, emit_rows, named, say, say_error
+from starloom.cli.output import JsonOption, emit_json, emit_rows, named, progress, say, say_error
 from starloom.errors import BadInput, Conflict, StarloomError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def submit(
         _show(rows)
     if stopped is not None:
         raise typer.Exit(3 if stopped.retryable else 1)
-    if any(row["state"] in ("refused", "quarantined") for row in rows):
+    if any(row["state"] in ("refused", "quarantined") or row["state"].endswith("-failed") for row in rows):
         raise typer.Exit(1)
     if late:
         raise typer.Exit(3)
@@ -71,7 +71,7 @@ def _send_all(
             rows.append({"file": str(path), "name": path.name, "state": "not-sent", **row})
             continue
         try:
-            with console.status(f"{number}/{len(files)}  {path.name}"):
+            with progress.status(f"{number}/{len(files)}  {path.name}"):
                 _refuse_namesake(path, mission, node, digests, replace)
                 submission = send(lake, path, mission=mission, node=node, replace=replace)
         except (BadInput, Conflict) as refused:
@@ -124,14 +124,20 @@ def _await_receipts(lake: Lake, rows: list[dict[str, Any]], timeout_s: float) ->
         submission: Submission | None = row.get("submission")
         if submission is None:
             continue
-        with console.status(f"waiting for {submission.name}"):
-            found = wait_for_receipt(
-                lake,
-                submission.node,
-                submission.name,
-                deadline - time.monotonic(),
-                earlier_frame_id=submission.earlier_frame_id,
-            )
+        try:
+            with progress.status(f"waiting for {submission.name}"):
+                found = wait_for_receipt(
+                    lake,
+                    submission.node,
+                    submission.name,
+                    deadline - time.monotonic(),
+                    earlier_frame_id=submission.earlier_frame_id,
+                )
+        except StarloomError as error:
+            # The frames are sent; that must be told, whatever has become of the lake since.
+            row |= {"receipt": None, "hint": f"No word from the hub: {error.message}. {error.hint}"}
+            late = True
+            continue
         row["receipt"] = found
         digest = None if found is None else found.get("pixel_digest")
         if submission.state == "waiting" and digest not in (None, submission.pixel_digest):

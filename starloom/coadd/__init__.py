@@ -10,6 +10,8 @@ from typing import Any
 
 _HOME = {
     "COADD_VERSION": "plan",
+    "Depth": "depth",
+    "DepthFrame": "depth",
     "FrameReport": "product",
     "InputFrame": "inputs",
     "PlanFrame": "plan",
@@ -21,6 +23,7 @@ _HOME = {
     "make_plan": "planning",
     "read_input": "inputs",
     "run_tiles": "tiles",
+    "stack_depth": "depth",
     "stack_files": "stack",
     "stack_tile": "tiles",
     "write_preview": "preview",
@@ -28,6 +31,8 @@ _HOME = {
 
 __all__ = [
     "COADD_VERSION",
+    "Depth",
+    "DepthFrame",
     "FrameReport",
     "InputFrame",
     "PlanFrame",
@@ -39,6 +44,7 @@ __all__ = [
     "make_plan",
     "read_input",
     "run_tiles",
+    "stack_depth",
     "stack_files",
     "stack_tile",
     "write_preview",

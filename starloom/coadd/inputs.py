@@ -70,6 +70,8 @@ class OpenFrame:
         if not found:
             raise BadInput(f"{path} holds no image", code="no-image", hint="Give a FITS file with a 2-D image.")
         self.path = path
+        with path.open("rb") as stream:
+            self._gzipped = stream.read(2) == b"\x1f\x8b"
         self._hdu = found[0]
         shape = tuple(self._hdu.shape)
         if len(shape) != 2:
@@ -85,7 +87,10 @@ class OpenFrame:
 
     def section(self, y0: int, y1: int, x0: int, x1: int) -> NDArray[np.float32]:
         """Return rows ``y0:y1``, columns ``x0:x1`` in ADU, ``BLANK`` as NaN, float32, native byte order."""
-        return np.ascontiguousarray(self._hdu.section[y0:y1, x0:x1], dtype=np.float32)
+        # Rows of a gzipped file are read whole: a seek starts over from the file's beginning, and columns would
+        # seek once a row (33 s of 35 for 15 frames of 0.3 Mpix).
+        rows = self._hdu.section[y0:y1, :][:, x0:x1] if self._gzipped else self._hdu.section[y0:y1, x0:x1]
+        return np.ascontiguousarray(rows, dtype=np.float32)
 
 
 @contextmanager

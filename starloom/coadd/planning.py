@@ -95,7 +95,7 @@ def make_plan(
         raise BadInput(
             f"no frame can be stacked: {_told(left_out)}",
             code="nothing-to-stack",
-            hint="Frames need overlap with the target, and common stars or zero points.",
+            hint="A frame needs to reach the target, and common stars or a zero point (MAGZPT).",
         )
     return _with_left_out(plans, left_out)
 

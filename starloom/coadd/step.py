@@ -6,12 +6,14 @@ that are done. It is removed when the claim ends, however it ends.
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import logging
 import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +103,9 @@ def claimed(hub: Hub, mission_id: str, event_id: int, *, holder: str) -> Iterato
     """
     claim = claims.claim(hub.archive, mission_id, event_id, holder, hub.settings.lease_s)
     stop = threading.Event()
-    keeper = threading.Thread(target=_keep_lease, args=(hub, claim, stop), name="lease", daemon=True)
+    # In a copy of the caller's context, so that its warnings reach the log of the run that holds the mission.
+    renewing = partial(contextvars.copy_context().run, _keep_lease, hub, claim, stop)
+    keeper = threading.Thread(target=renewing, name="lease", daemon=True)
     keeper.start()
     reference = ClaimRef(
         mission_id=claim.mission_id,
@@ -264,7 +268,10 @@ def publish(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
         ]
     pinned = {"grids": [{"band": p.band, "pointing": p.pointing, "grid": p.grid} for p in loaded]}
     claims.publish(hub.archive, claim.claim(), products, per_frame, {"products": len(products)}, pinned)
-    _tell_the_nodes(hub, claim, per_frame)
+    try:
+        _tell_the_nodes(hub, claim, per_frame)
+    except StarloomError as error:  # the revision is published; tried again, it would find its claim spent
+        log.warning("mission=%s r%d: not every receipt was written: %s", claim.mission_id, claim.n, error)
     return StackRef(
         name=f"{claim.mission_id} r{claim.n}",
         mission_id=claim.mission_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 GRACE_S = 60.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Heartbeat:
     """The file ``run/NAME.json`` of one home, written after every round.
 
@@ -30,6 +30,7 @@ class Heartbeat:
 
     home: Path
     name: str
+    _complained: bool = field(default=False, repr=False)
 
     @property
     def path(self) -> Path:
@@ -52,8 +53,11 @@ class Heartbeat:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             draft.write_text(json.dumps(said), encoding="utf-8")
             draft.replace(self.path)
-        except OSError as error:  # a full disk must not stop the program whose life it shows
-            log.warning("%s: no sign of life written: %s", self.name, error)
+            self._complained = False
+        except OSError as error:  # a full or read-only disk must not stop the program whose life it shows
+            if not self._complained:
+                log.warning("%s: no sign of life written: %s", self.name, error)
+            self._complained = True
 
     def stop(self) -> None:
         """Remove the file: the program ended on purpose."""

@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 
 EVENT = "starloom.mission.complete"
 DEPLOYMENT = "stack-mission/stack-mission"
-#: A trigger makes its run within a second or two; this long without one, doubled each time, means it was lost.
-FIRST_WAIT_S = 15.0
+#: A trigger makes its run within a second or two, on a machine at its limit within 17 (measured); this long
+#: without one, doubled each time, means that it was lost.
+FIRST_WAIT_S = 30.0
 MAX_WAIT_S = 600.0
 #: Events published in vain before the relay makes the run itself.
 EVENTS_FIRST = 2
@@ -94,12 +95,14 @@ class Relay:
             Archive or Prefect does not answer; nothing is lost, the events stay open.
         """
         with self.archive.session() as session:
-            spent, due = bool(events.spent_events(session)), bool(events.due_events(session, 1))
+            spent = events.spent_events(session)
         if spent:
+            self._tell_news()
             with self.archive.transaction() as session:
                 events.supersede_spent(session)
-        if not due:
-            return 0
+        with self.archive.session() as session:
+            if not events.due_events(session, 1):
+                return 0
         runs = [run for run in self.prefect.runs(DEPLOYMENT, states=LIVING) if not is_stuck(run)]
         waiting: list[tuple[int, str]] = []
         ready: list[tuple[StatusEvent, Mission]] = []
@@ -117,6 +120,25 @@ class Relay:
                     events.postpone(session, event_id, SETTLE_LOOK_S, reason)
         room = max(MAX_OUTSTANDING - len(runs), 0)
         return sum(self._deliver(event, mission) for event, mission in ready[:room])
+
+    def _tell_news(self) -> None:
+        """Publish how missions ended, ``starloom.mission.failed`` and the like, for people's automations.
+
+        Before these events are closed: if Prefect is down they are told later, if two relays run perhaps twice.
+        """
+        with self.archive.session() as session:
+            news = events.news(session)
+        for event, mission in news:
+            word = event.new_status.lower()
+            said = {
+                "mission_id": mission.id,
+                "event_id": event.id,
+                "code": mission.failure_code if word == "failed" else None,
+                "hint": mission.failure_hint if word == "failed" else None,
+            }
+            self.prefect.emit(f"starloom.mission.{word}", f"starloom.mission.{mission.id}", said)
+            if word == "failed":
+                log.error("mission=%s FAILED: %s: %s", mission.id, mission.failure_code, mission.failure_hint)
 
     def _deliver(self, event: StatusEvent, mission: Mission) -> bool:
         """Take the next attempt at an event, tell Prefect, and give the attempt back if that failed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -13,6 +14,9 @@ from starloom.errors import StarloomError, Unavailable
 from starloom.settings import Settings
 
 TIMEOUT_S = 20.0
+#: Seconds between tries while the server answers 503: on SQLite its database is locked now and then, and what was
+#: asked has not been done.
+BUSY_PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2)
 #: What every deployment of this project is tagged with in prefect.yaml.
 TAG = "starloom"
 #: States in which a run has not ended: it waits or works, it is not lost.
@@ -70,12 +74,16 @@ class PrefectApi:
         self.close()
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:
-        try:
-            answer = self._client.request(method, path, json=body)
-        except httpx.HTTPError as error:
-            raise Unavailable(
-                f"Prefect at {self.url} does not answer: {error}", code="prefect-unavailable"
-            ) from error
+        for pause_s in (*BUSY_PAUSES_S, 0.0):
+            try:
+                answer = self._client.request(method, path, json=body)
+            except httpx.HTTPError as error:
+                raise Unavailable(
+                    f"Prefect at {self.url} does not answer: {error}", code="prefect-unavailable"
+                ) from error
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(pause_s)
         if answer.status_code >= 500:
             raise Unavailable(f"Prefect at {self.url} answered {answer.status_code}", code="prefect-unavailable")
         if answer.status_code >= 400:

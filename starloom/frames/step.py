@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 MAX_ANNOUNCEMENT_BYTES = 16 * 1024
 #: Where an object that lies nowhere a node may write is filed.
 NOBODY = "unknown"
+#: What a row can hold; a key may be twice as long, and only somebody hostile makes one.
+MAX_KEY = 512
 
 
 class _Announcement(BaseModel):
@@ -60,9 +62,10 @@ def discover(hub: Hub) -> list[FrameBatch]:
     found: list[str] = []
     for item in hub.lake.list("inbox/"):
         try:
-            keys.check(item.key)
-        except BadInput as error:
-            # The lake itself takes no such key, so nothing can be done about it from here.
+            if len(keys.check(item.key)) > MAX_KEY:
+                raise keys.BadKey(f"key {item.key[:80]!r}… of {len(item.key)} characters")
+        except keys.BadKey as error:
+            # The lake itself, or the archive, takes no such key, so nothing can be done about it from here.
             log.warning("inbox: %s; remove the object by hand", error.message)
             continue
         if item.key.endswith(keys.ANNOUNCEMENT_SUFFIX):

@@ -112,9 +112,16 @@ def receipt(lake: Lake, node: str, name: str) -> dict[str, Any] | None:
         data = lake.get_bytes(keys.receipt(node, name), max_bytes=MAX_RECEIPT_BYTES)
     except ObjectMissing:
         return None
-    loaded = json.loads(data)
+    try:
+        loaded = json.loads(data)
+    except ValueError:
+        loaded = None
     if not isinstance(loaded, dict):
-        raise StarloomError(f"the receipt of {name} is not a JSON object", code="bad-receipt")
+        raise StarloomError(
+            f"the receipt of {name} is not a JSON object",
+            code="bad-receipt",
+            hint="Tell the hub's operator; `starloom frames show` says what became of the frame.",
+        )
     return loaded
 
 

@@ -17,7 +17,11 @@ _ALIASES = {
     "sii": "SII",
     "s2": "SII",
 }
-_SYSTEMS = {"johnson": "UBVRI", "bessell": "UBVRI", "cousins": "RI", "sdss": "ugriz", "sloan": "ugriz"}
+_SYSTEMS = {
+    **dict.fromkeys(("johnson", "bessell", "bessel", "harris"), "UBVRI"),
+    "cousins": "RI",
+    **dict.fromkeys(("sdss", "sloan"), "ugriz"),
+}
 _PLAIN = frozenset("UBVRIugiz")
 
 
@@ -30,6 +34,8 @@ def standard_band(filter_name: str | None) -> str | None:
     if not filter_name or not filter_name.strip():
         return None
     words = filter_name.replace("_", " ").replace("-", " ").replace("'", "").split()
+    if not words:
+        return None
     for system, letters in _SYSTEMS.items():
         if words[0].lower() == system and len(words) == 2 and len(words[1]) == 1:
             letter = words[1].lower() if letters.islower() else words[1].upper()

@@ -148,7 +148,8 @@ def photometer(
         noise = sky_sigma_adu * np.sqrt(np.pi) * APERTURE_FWHM * fwhm_px * correction
         limiting = float(zero_point - 2.5 * np.log10(5 * noise))
     with np.errstate(all="ignore"):
-        magnitude = np.where(flux > 0, -2.5 * np.log10(flux), np.nan) + (zero_point or np.nan)
+        magnitude = np.where(flux > 0, -2.5 * np.log10(flux), np.nan)
+        magnitude += np.nan if zero_point is None else zero_point
         mag_err = np.where(flux > 0, 1.0857 * error / flux, np.nan)
     sources = pa.table(
         {
@@ -212,7 +213,8 @@ def _fluxes(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         peak = np.asarray(ApertureStats(pixels, small, mask=mask).max, float)
-    error = np.sqrt(sigma**2 * small.area * (1 + small.area / (np.pi * (outer**2 - inner**2))) + 0.0 * flux)
+    ring = np.pi * (outer**2 - inner**2)
+    error = np.full(len(flux), sigma * np.sqrt(small.area * (1 + small.area / ring)))
     correction, correction_err = _growth(xy, flux, total, error, peak, fwhm_px, saturation_adu, pixels.shape)
     bad = ~np.isfinite(flux)
     return (

@@ -16,7 +16,7 @@ from starloom.errors import BadInput
 from starloom.frames import read_frame
 from starloom.lake import keys
 from starloom.photometry.measure import FramePhotometry, photometer, saturation_level
-from starloom.receipts import write_receipt
+from starloom.receipts import write_receipt, write_receipt_again
 from starloom.refcat import default_refcat
 
 if TYPE_CHECKING:
@@ -39,12 +39,14 @@ WEATHER = (
 def run(hub: Hub, frame_id: str) -> None:
     """Measure one solved frame and file the numbers in the archive, the sources as Parquet in the lake."""
     with hub.archive.transaction() as session:
-        if not rows.claim_step(session, frame_id, "measure"):
-            return
+        claimed = rows.claim_step(session, frame_id, "measure")
         frame = rows.get(session, frame_id)
         solution = session.exec(
             select(Solution).where(Solution.frame_id == frame_id, col(Solution.current).is_(True))
-        ).one()
+        ).first()
+    if not claimed or solution is None:
+        write_receipt_again(hub, frame_id, "measure")
+        return
     try:
         _measure(hub, frame, solution)
     except BadInput as refused:

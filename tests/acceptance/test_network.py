@@ -141,7 +141,9 @@ def test_trail_leaves_less_than_a_tenth_of_the_noise(product, network):
     fx, fy = wcs.all_world2pix(*product.wcs.all_pix2world(columns.ravel(), rows_.ravel(), 0), 0, quiet=True)
     across = ((fx - trail.x0) * uy - (fy - trail.y0) * ux).reshape(product.data.shape)
     along = ((fx - trail.x0) * ux + (fy - trail.y0) * uy).reshape(product.data.shape)
-    free = (along > 10) & (along < length - 10) & ~product.bad & ~starry(product)
+    # At its ends the trail may leave the others' footprints; nothing tells it from sky where one frame is alone.
+    shared = product.offered > 1.5
+    free = (along > 10) & (along < length - 10) & ~product.bad & ~starry(product) & shared
     on, beside = free & (np.abs(across) < 2.5), free & (np.abs(across) > 10) & (np.abs(across) < 25)
     assert on.sum() > 3000
     flat = product.data - sep.Background(product.data, mask=product.bad, bw=48, bh=48).back()

@@ -11,7 +11,14 @@ from sqlmodel import select
 from starloom.archive import Archive, claims, events, frames, missions
 from starloom.archive.engine import database_now
 from starloom.archive.models import Frame, Photometry, Solution, StatusEvent
-from starloom.archive.positions import cells_of, frames_covering, index_frame
+from starloom.archive.positions import (
+    cells_of,
+    distance_deg,
+    frames_covering,
+    index_frame,
+    is_elsewhere,
+    separation_deg,
+)
 from starloom.errors import BadInput, Conflict
 
 START = datetime(2026, 10, 8, 21, tzinfo=UTC)
@@ -289,8 +296,136 @@ def test_the_same_inputs_again_are_no_work(archive: Archive) -> None:
 
     assert round_trip() is False
     assert round_trip() is True
+    with archive.transaction() as session:
+        frames.get(session, frame_id).filter = "Filter 2"
+        session.flush()
+        missions.register_node(session, "T17", filters={"Filter 2": "R"})
+        assert frames.get(session, frame_id).band == "R"
+    assert round_trip() is False
     with archive.session() as session:
         detail = missions.describe(session, "550")
     assert detail["mission"]["status"] == "STACKED"
-    assert [r["status"] for r in detail["revisions"]] == ["published", "unchanged"]
+    assert [r["status"] for r in detail["revisions"]] == ["published", "unchanged", "published"]
     assert detail["frames"] == [{"state": "ready", "count": 1}]
+
+
+def test_an_object_written_over_one_that_was_read_is_another_frame(archive: Archive) -> None:
+    first = land(archive)
+    with archive.transaction() as session:
+        assert frames.left_behind(session, "inbox/T17/20261008/1", "e1") is None
+        frames.record_ingest(session, first, pixel_digest="a" * 64, raw_key="raw/x", inbox_etag="e1")
+        left = frames.left_behind(session, "inbox/T17/20261008/1", "e1")
+        assert left is not None
+        assert left.id == first
+    second = land(archive, etag="e2")
+    assert second != first
+    with archive.session() as session:
+        assert frames.get(session, first).inbox_key is None
+        assert frames.left_behind(session, "inbox/T17/20261008/1", "e2") is None
+
+
+def test_a_refusal_changes_nothing_that_another_run_has_settled(archive: Archive) -> None:
+    error = {"code": "object-missing", "message": "inbox/x is gone", "hint": "Send it again."}
+    settled, open_ = land(archive, n=1), land(archive, n=2)
+    ingest(archive, settled)
+    with archive.transaction() as session:
+        assert frames.refuse(session, settled, error).disposition == "active"
+        refused = frames.refuse(session, open_, error, raw_key="quarantine/x")
+        assert (refused.disposition_code, refused.disposition_hint) == ("object-missing", "Send it again.")
+        assert refused.last_error == error
+        assert frames.still_pending(session, settled, "solve") is not None
+        assert frames.still_pending(session, settled, "ingest") is None
+        assert frames.still_pending(session, open_, "solve") is None
+
+
+def test_a_name_in_conflict_or_taken_is_looked_at_again(archive: Archive) -> None:
+    first = land(archive)
+    ingest(archive, first, "a" * 64)
+    other = land(archive, inbox_key="inbox/T17/20261008/other")
+    assert ingest(archive, other, "b" * 64).disposition_code == "name-conflict"
+    with archive.transaction() as session:
+        assert frames.requeue(session, other).ingest == "pending"
+    assert ingest(archive, other, "b" * 64).disposition_code == "name-conflict"
+    with archive.transaction() as session:
+        frames.withdraw(session, first, "wrong one")
+        frames.requeue(session, other)
+    assert ingest(archive, other, "b" * 64).disposition == "active"
+    with archive.transaction() as session, pytest.raises(Conflict, match="taken its place"):
+        frames.requeue(session, first)
+
+
+def test_frames_are_found_by_what_people_write(archive: Archive) -> None:
+    mosaic = land(archive, name="m.fits.fz")
+    ingest(archive, mosaic)
+    with archive.transaction() as session:
+        row = frames.settle_step(session, mosaic, "calibrate", plane=frames.MOSAIC)
+        frames.add_planes(session, row, {"R": "TR", "B": "TB"})
+    with archive.session() as session:
+        for word in (mosaic, mosaic[:8], "m.fits.fz"):
+            assert frames.find(session, word).id == mosaic
+        for word in ("none.fits", "0" * 12):
+            with pytest.raises(BadInput, match="no frame"):
+                frames.find(session, word)
+
+
+def test_an_announced_correction_is_waited_for(archive: Archive) -> None:
+    create(archive)
+    first = land(archive)
+    with archive.transaction() as session:
+        frames.refuse(session, first, {"code": "truncated", "hint": "Send it again."}, inbox_key=None)
+        frames.announce(
+            session, node_id="T17", name="frame1.fits.fz", obs_req="550", size=1, sha256="c" * 64,
+            expires_at=database_now(session) + timedelta(hours=1),
+        )  # fmt: skip
+    assert in_flight(archive) == 1
+
+
+def test_what_people_may_ask_of_a_mission(archive: Archive) -> None:
+    create(archive)
+
+    def ask(wish: Any) -> tuple[str, bool]:
+        with archive.transaction() as session:
+            mission, changed = missions.change(session, "550", wish)
+            return mission.status, changed
+
+    with pytest.raises(Conflict, match="is OPEN") as refused:
+        ask("restack")
+    assert (refused.value.code, "mission complete 550" in refused.value.hint) == ("mission-open", True)
+    assert ask("complete") == ("COMPLETE", True)
+    assert ask("complete") == ("COMPLETE", False)
+    assert ask("cancel") == ("CANCELLED", True)
+    with archive.session() as session:
+        assert [event.new_status for event, _ in events.open_events(session)] == ["COMPLETE", "CANCELLED"]
+    with archive.transaction() as session, pytest.raises(BadInput, match="no mission 551"):
+        missions.change(session, "551", "complete")
+
+
+def test_texts_longer_than_their_column_are_refused(archive: Archive) -> None:
+    with pytest.raises(BadInput, match="at most 255"):
+        create(archive, "551", title="x" * 256)
+    with archive.transaction() as session, pytest.raises(BadInput, match="at most 255"):
+        missions.register_node(session, "T9", owner="x" * 256)
+
+
+def test_a_mission_gives_earlier_frames_its_rights_and_judges_where_they_point(archive: Archive) -> None:
+    near, far = land(archive, n=1), land(archive, n=2)
+    for n, (frame_id, ra) in enumerate([(near, 10.0), (far, 30.0)]):
+        ingest(archive, frame_id, str(n) * 64)
+        settle(archive, frame_id, "calibrate")
+        settle(archive, frame_id, "solve")
+        solved(archive, frame_id, ra, 0.0)
+    create(archive, ra_deg=10.2, dec_deg=0.0, licence="CC-BY-4.0")
+    with archive.session() as session:
+        assert frames.get(session, near).flags == []
+        assert frames.get(session, far).flags == ["off-target"]
+        assert frames.get(session, near).licence == "CC-BY-4.0"
+
+
+def test_a_target_is_elsewhere_only_beyond_the_frames_own_size() -> None:
+    corners = [[359.5, -0.5], [0.5, -0.5], [0.5, 0.5], [359.5, 0.5]]
+    assert separation_deg(corners[0], corners[2]) == pytest.approx(2**0.5, abs=1e-3)
+    assert not is_elsewhere(corners, (0.0, 0.0))
+    assert not is_elsewhere(corners, (1.8, 0.0))
+    assert is_elsewhere(corners, (2.0, 0.0))
+    assert is_elsewhere(corners, (180.0, 0.0))
+    assert distance_deg((5.0, 0.0), [[4.0, 0.0]] * 3) == pytest.approx(1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import os
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +148,12 @@ def test_every_command_has_help_with_an_example_and_json(run: Any, words: list[s
 
 def test_help_is_quick(program: Any) -> None:
     program("--help")
-    took = []
-    for _ in range(3):
-        began = time.monotonic()
-        assert program("--help").code == 0
-        took.append(time.monotonic() - began)
-    assert min(took) < 1.0
+    before = os.times()
+    assert program("--help").code == 0
+    after = os.times()
+    # Processor time: the clock on the wall also measures who else is at work.
+    used = after.children_user - before.children_user + after.children_system - before.children_system
+    assert used < 1.0
 
 
 def test_a_reader_that_has_read_enough_is_no_error(hub: Any, program: Any, tmp_path: Path) -> None:

@@ -172,3 +172,21 @@ def test_a_folder_has_no_credentials(run: Any, hub: Any, home: Path, monkeypatch
 def test_words_in_brackets_are_shown_as_they_are(run: Any, hub: Any) -> None:
     run("mission", "create", "550", "--title", "[red]M 31[/red]")
     assert "[red]M 31[/red]" in run("mission", "list").out
+
+
+def test_what_is_done_is_done_though_the_nodes_cannot_be_told(
+    run: Any, hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from starloom.errors import Unavailable
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise Unavailable("the lake does not answer", code="lake-unavailable")
+
+    frame = land(hub)
+    monkeypatch.setattr(type(hub.lake), "put_bytes", fail)
+    for words in (["frames", "withdraw", frame.id, "--reason", "dome"], ["mission", "create", "550"]):
+        answer = run(*words, "--json")
+        assert answer.code == 0
+        assert answer.json
+        assert "could not be written" in answer.err
+    assert run("frames", "show", frame.id, "--json").json["state"] == "withdrawn"

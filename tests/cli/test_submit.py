@@ -215,11 +215,9 @@ def test_a_table_of_submissions_shows_whole_names(
 ) -> None:
     from rich.console import Console
 
-    from starloom.cli import output, telescope
+    from starloom.cli import output
 
-    narrow = Console(width=100)
-    monkeypatch.setattr(output, "console", narrow)
-    monkeypatch.setattr(telescope, "console", narrow)
+    monkeypatch.setattr(output, "console", Console(width=100))
     mission = "0c9a3e4e-7f2b-4a51-9d3e-2f6f5f1f7a10"
     answer = run("submit", real[0], "--mission", mission, "--node", "UMO")
     assert f"ObsReq-{mission}_TelID-UMO_20120617T015640.fits.fz" in answer.out

@@ -22,7 +22,7 @@ from starloom.settings import Settings, load_settings
 
 
 class PatientApi(PrefectApi):
-    """Asks again where the server's SQLite was locked (503): the machine is shared, and that is not our question."""
+    """Asks again where the server's SQLite was locked (503): the machine is busy, and that is not the question."""
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         deadline = time.monotonic() + 20

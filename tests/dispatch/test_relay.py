@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,7 +124,7 @@ def test_events_that_prefect_loses_end_as_one_run_however_many_relays(
             while newest_event(archive).publish_attempts < attempt:
                 relays[0].once()
         assert runs_of(prefect_server.api, mission) == []
-        monkeypatch.setattr(relaying, "FIRST_WAIT_S", 15.0)
+        monkeypatch.setattr(relaying, "FIRST_WAIT_S", 30.0)
         assert sum(pool.map(once, relays)) == 1
     (run,) = runs_of(prefect_server.api, mission)
     assert run["idempotency_key"].startswith(f"{newest_event(archive).id}:3:{mission}:")
@@ -162,8 +164,7 @@ def test_the_back_off_grows_and_has_a_bound(
             waits.append((event.next_publish_at - event.published_at).total_seconds())
             with archive.transaction() as session:
                 session.connection().execute(text("UPDATE status_event SET next_publish_at = NULL"))
-    assert waits == [15.0, 30.0]
-    assert relaying.MAX_WAIT_S <= 600
+    assert waits == [relaying.FIRST_WAIT_S, 2 * relaying.FIRST_WAIT_S]
 
 
 @slow
@@ -184,6 +185,32 @@ def test_spent_events_are_closed_and_publish_nothing(
     with archive.session() as session:
         assert len(session.exec(select(StatusEvent).where(StatusEvent.state == "open")).all()) == 1
     assert await_run(prefect_server.api, mission)["parameters"]["event_id"] == newest_event(archive).id
+
+
+class Listener(PrefectApi):
+    """Hears what is published, and has no runs."""
+
+    def runs(self, *_: object, **__: object) -> list[dict[str, Any]]:
+        return []
+
+    def emit(self, event: str, resource: str, payload: dict[str, Any]) -> None:
+        heard.append((event, payload))
+
+
+heard: list[tuple[str, dict[str, Any]]] = []
+
+
+def test_the_end_of_a_mission_is_news_told_once(archive: Archive, mission: str, settings: Settings) -> None:
+    heard.clear()
+    with archive.transaction() as session:
+        session.connection().execute(text("UPDATE mission SET failure_code = 'no-usable-frames'"))
+    set_status(archive, mission, "FAILED")
+    event = newest_event(archive).id
+    with Listener("http://127.0.0.1:1/api") as api:
+        for _ in range(2):
+            assert Relay(settings, archive, api).once() == 0
+    said = {"mission_id": mission, "event_id": event, "code": "no-usable-frames", "hint": None}
+    assert heard == [("starloom.mission.failed", said)]
 
 
 @slow
@@ -296,3 +323,33 @@ def test_the_loop_outlives_every_error_and_shows_signs_of_life(
         Moody(quick, archive, api).run(stop)
     assert seen[:3] == ["the archive sleeps (unavailable)", "RuntimeError: nobody foresaw this", ""]
     assert Heartbeat(settings.home, "relay").read() is None  # it ended on purpose
+
+
+@pytest.mark.postgres
+def test_postgresql_wakes_the_relay_at_once(postgres_url: str, tmp_path: Path) -> None:
+    heard.clear()
+    archive = Archive(postgres_url)
+    archive.migrate()
+    add = text("INSERT INTO mission SELECT (jsonb_populate_record(null::mission, :row)).*")
+    row = {"id": "pg", "status": "OPEN", "title": "", "parameters": {}, "created_at": "2026-01-01T00:00:00Z"}
+    row["status_changed_at"] = row["created_at"]
+    with archive.transaction() as session:
+        session.connection().execute(add, {"row": json.dumps(row)})
+    ended = threading.Event()
+    slow_to_look = Settings(home=tmp_path, relay_poll_s=60.0)
+    with Listener("http://127.0.0.1:1/api") as api:
+        worker = threading.Thread(target=Relay(slow_to_look, archive, api).run, args=(ended,))
+        worker.start()
+        try:
+            time.sleep(2.0)  # it has looked, and sleeps
+            began = time.monotonic()
+            set_status(archive, "pg")
+            while not heard:
+                assert time.monotonic() - began < 20
+                time.sleep(0.05)
+            assert [event for event, _ in heard] == [relaying.EVENT]
+        finally:
+            ended.set()
+            worker.join(10)
+    assert not worker.is_alive()
+    archive.dispose()

@@ -209,6 +209,22 @@ def test_sweep_does_what_it_can_when_a_part_fails(hub: Hub, monkeypatch: pytest.
         assert session.get(Mission, MISSION).status == "COMPLETE"  # type: ignore[union-attr]
 
 
+def test_runs_that_hang_are_cancelled(prefect_client: RunningPrefect, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tasks.sweep
+
+    api = prefect_client.api
+    batch = {"batch": {"name": "hung", "frame_ids": []}}
+    hung = api.create_run(PROCESS, batch, idempotency_key="hung")
+    waiting = api.create_run(PROCESS, batch, idempotency_key="not hung")
+    api._call("POST", f"/flow_runs/{hung['id']}/set_state", {"state": {"type": "RUNNING"}, "force": True})
+    assert tasks.sweep.end_hung_runs.fn() == 0
+    monkeypatch.setattr(tasks.sweep, "HUNG_AFTER_S", {"process-frames": -5.0})
+    assert tasks.sweep.end_hung_runs.fn() >= 1
+    states = {run["id"]: run["state_type"] for run in api.runs(PROCESS)}
+    assert states[hung["id"]] == "CANCELLING"
+    assert states[waiting["id"]] == "SCHEDULED"
+
+
 @pytest.mark.usefixtures("prefect_client")
 @pytest.mark.parametrize(
     ("error", "calls", "name"),

@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
 from astropy.io import fits
 from numpy.typing import NDArray
+from pydantic import SecretStr
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
 
 from starloom.archive import frames as rows
 from starloom.archive import missions
@@ -95,6 +99,23 @@ class Station:
 @pytest.fixture
 def station(tmp_path: Path) -> Iterator[Station]:
     hub = Hub.open(Settings(home=tmp_path / "home"))
+    hub.archive.migrate()
+    hub.lake.prepare()
+    yield Station(hub)
+    hub.archive.dispose()
+
+
+@pytest.fixture
+def postgres_station(tmp_path: Path, postgres_url: str) -> Iterator[Station]:
+    """A station whose archive is a PostgreSQL database of its own: runs at once are really at once there."""
+    server = make_url(postgres_url)
+    name = f"t{uuid4().hex}"
+    admin = create_engine(server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    admin.dispose()
+    url = server.set(database=name).render_as_string(hide_password=False)
+    hub = Hub.open(Settings(home=tmp_path / "home", archive_url=SecretStr(url)))
     hub.archive.migrate()
     hub.lake.prepare()
     yield Station(hub)

@@ -16,7 +16,7 @@ from starloom.archive import missions
 from starloom.archive.models import Conditions, Photometry, Solution
 from starloom.archive.positions import frames_covering, separation_deg
 from starloom.astrometry import step as astrometry
-from starloom.errors import BadInput
+from starloom.errors import BadInput, Unavailable
 from starloom.frames import pixel_digest, read_frame
 from starloom.photometry import step as photometry
 from starloom.sky.night import frame_name, write_compressed
@@ -98,6 +98,28 @@ def test_a_step_run_twice_or_killed_before_its_commit_leaves_one_result(
     assert [solution.current for solution in of(station, Solution, frame_id)] == [True]
     assert [measured.current for measured in of(station, Photometry, frame_id)] == [True]
     assert station.hub.lake.stat(frame.solved_key) is not None
+
+
+@pytest.mark.parametrize("blank", [False, True])
+def test_a_receipt_that_could_not_be_written_is_written_when_the_task_comes_again(
+    station: Any, frames: Any, monkeypatch: pytest.MonkeyPatch, blank: bool
+) -> None:
+    station.create()
+    path = frames(1, blank=blank)
+    station.send(path)
+    (frame_id,) = station.discover()
+
+    def fail(*_: Any) -> None:
+        raise Unavailable("no answer", code="lake-unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(astrometry, "write_receipt", fail)
+        patch.setattr(photometry, "write_receipt", fail)
+        station.process([frame_id])
+    assert station.receipt(path.name)["settled"] is False
+    (frame,) = station.process([frame_id])
+    told = station.receipt(path.name)
+    assert (told["settled"], told["state"]) == (True, rows.state_of(frame))
 
 
 def test_another_run_that_was_quicker_is_not_contradicted(

@@ -1,0 +1,301 @@
+"""What sweep finds: dead epochs, orphans, lost frames, stale and unheard missions; and what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlmodel import select
+
+from starloom import sweeping
+from starloom.archive import claims, frames, missions
+from starloom.archive.frames import LOST_AFTER_S
+from starloom.archive.models import Frame, Mission, Photometry, Solution, StatusEvent
+from starloom.batches import FramesWait, advance
+from starloom.errors import BadInput, Unavailable
+from starloom.hub import Hub
+from starloom.lake import DiskFull, keys
+from starloom.settings import Settings
+
+START = datetime(2026, 10, 8, 20, 30, tzinfo=UTC)
+OLD_S = 7 * 86400
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    made = Hub.open(Settings(home=tmp_path / "home"))
+    made.archive.migrate()
+    made.lake.prepare()
+    with made.archive.transaction() as session:
+        missions.create_mission(session, "550")
+    yield made
+    made.archive.dispose()
+
+
+def put(hub: Hub, key: str, *, age_s: float = OLD_S) -> str:
+    """Write an object of a given age."""
+    hub.lake.put_bytes(b"x", key)
+    path = hub.settings.home / "lake" / key
+    os.utime(path, (time.time() - age_s,) * 2)
+    return key
+
+
+def is_there(hub: Hub, key: str) -> bool:
+    return hub.lake.stat(key) is not None
+
+
+def add_frame(hub: Hub, name: str = "f", **values: object) -> str:
+    with hub.archive.transaction() as session:
+        frame = Frame(name=name, node_id="T1", obs_req="550", mission_id="550", start_utc=START, **values)
+        session.add(frame)
+        session.flush()
+        return frame.id
+
+
+def make_ready(hub: Hub, name: str, *, since_s: float = 0.0) -> str:
+    states = dict.fromkeys(("ingest", "calibrate", "solve", "measure"), "ok")
+    ready_at = datetime.now(UTC) - timedelta(seconds=since_s)
+    frame_id = add_frame(hub, name, pixel_digest=name, ready_at=ready_at, **states)
+    with hub.archive.transaction() as session:
+        solution = Solution(
+            frame_id=frame_id, solver="s", catalog="c", code_version="1", ra_deg=1, dec_deg=2, scale_arcsec=2,
+            rotation_deg=0, parity=1, rms_arcsec=0.4, rms_px=0.2, matches=20, order=1,
+        )  # fmt: skip
+        session.add(solution)
+        session.flush()
+        session.add(
+            Photometry(
+                frame_id=frame_id, solution_id=solution.id or 0, fwhm_px=2, fwhm_arcsec=5, sky_adu=1,
+                sky_sigma_adu=1,
+            )
+        )  # fmt: skip
+    return frame_id
+
+
+def set_status(hub: Hub, status: str = "COMPLETE") -> int:
+    with hub.archive.transaction() as session:
+        session.connection().execute(text("UPDATE mission SET status = :s WHERE id = '550'"), {"s": status})
+    return open_events(hub)[-1].id or 0
+
+
+def open_events(hub: Hub) -> list[StatusEvent]:
+    with hub.archive.session() as session:
+        query = select(StatusEvent).where(StatusEvent.state == "open").order_by(StatusEvent.id)
+        return list(session.exec(query).all())
+
+
+def status_of(hub: Hub) -> str:
+    with hub.archive.session() as session:
+        return missions.get_mission(session, "550").status
+
+
+def publish(hub: Hub) -> claims.Claim:
+    claim = claims.claim(hub.archive, "550", set_status(hub), "me", 60)
+    claims.bind(hub.archive, claim, {}, 1)
+    claims.publish(hub.archive, claim, [], [], {})
+    return claim
+
+
+def test_objects_of_dead_epochs_go_past_the_grace_and_living_ones_never(hub: Hub) -> None:
+    make_ready(hub, "a")
+    dead = claims.claim(hub.archive, "550", set_status(hub), "dead", -1)
+    claims.bind(hub.archive, dead, {}, 1)
+    orphan = put(hub, keys.stack("550", dead.n, dead.epoch, "V", 1))
+    preview = put(hub, keys.preview("550", dead.n, dead.epoch, "V", 1))
+    assert sweeping.tidy_lake(hub, every_s=0) == 0  # its lease is overdue, but nobody has taken it yet
+    assert sweeping.free_leases(hub) == 1
+    young = put(hub, keys.stack("550", dead.n, dead.epoch, "R", 1), age_s=60)
+    living = claims.claim(hub.archive, "550", open_events(hub)[-1].id or 0, "me", 60)
+    claims.bind(hub.archive, living, {}, 1)
+    product = put(hub, keys.stack("550", living.n, living.epoch, "V", 1))
+    foreign = put(hub, "stacks/550/readme.txt")
+    assert sweeping.tidy_lake(hub, every_s=0) == 2
+    assert [is_there(hub, key) for key in (orphan, preview, young, product, foreign)] == [
+        False, False, True, True, True,
+    ]  # fmt: skip
+    claims.publish(hub.archive, living, [], [], {})
+    make_ready(hub, "b")
+    newer = publish(hub)
+    assert newer.n == 2
+    assert sweeping.tidy_lake(hub, every_s=0) == 0  # earlier revisions are kept
+    assert is_there(hub, product)
+
+
+def test_objects_of_a_mission_nobody_knows_are_orphans(hub: Hub) -> None:
+    gone = put(hub, keys.stack("lost", 1, 1, "V", 1))
+    assert sweeping.tidy_lake(hub, every_s=0) == 1
+    assert not is_there(hub, gone)
+
+
+def test_solved_copies_and_source_lists_without_a_row_go(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "PAGE", 2)
+    solved, sources = keys.solved("T1", START, "f", 3), keys.sources("T1", START, "f", 3)
+    add_frame(hub, solved_key=solved, sources_key=sources)
+    for key in (solved, sources):
+        put(hub, key)
+    orphans = [put(hub, keys.solved("T1", START, "f", i)) for i in (1, 2, 4, 5, 6)]
+    orphans.append(put(hub, keys.sources("T1", START, "f", 1)))
+    young = put(hub, keys.solved("T1", START, "f", 7), age_s=60)  # its row is about to be committed
+    raw = put(hub, keys.raw("T1", START, "0" * 64, compressed=True))
+    assert sweeping.tidy_lake(hub, every_s=0) == len(orphans)
+    assert not any(is_there(hub, key) for key in orphans)
+    assert all(is_there(hub, key) for key in (solved, sources, young, raw))
+
+
+def test_the_lake_is_not_walked_with_every_sweep(hub: Hub) -> None:
+    assert sweeping.tidy_lake(hub) == 0
+    orphan = put(hub, keys.stack("lost", 1, 1, "V", 1))
+    assert sweeping.tidy_lake(hub) == 0
+    assert is_there(hub, orphan)
+    assert sweeping.tidy_lake(hub, every_s=0) == 1
+
+
+def test_stale_missions_are_reopened_after_a_quiet_time(hub: Hub) -> None:
+    make_ready(hub, "a", since_s=9000)
+    publish(hub)
+    assert sweeping.reopen_stale_missions(hub) == 0  # nothing is missing
+    late = make_ready(hub, "late", since_s=5)
+    assert sweeping.reopen_stale_missions(hub) == 0  # more may come
+    with hub.archive.transaction() as session:
+        frames.get(session, late).ready_at = datetime.now(UTC) - timedelta(seconds=hub.settings.late_quiet_s + 1)
+    assert sweeping.reopen_stale_missions(hub) == 1
+    assert status_of(hub) == "COMPLETE"
+    assert [(e.old_status, e.new_status) for e in open_events(hub)][-1] == ("STACKED", "COMPLETE")
+    assert sweeping.reopen_stale_missions(hub) == 0
+
+
+def test_a_mission_cancelled_meanwhile_is_not_reopened(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_ready(hub, "a", since_s=9000)
+    publish(hub)
+    make_ready(hub, "late", since_s=9000)
+    with hub.archive.session() as session:
+        stale = claims.stale_missions(session, 0)
+    assert [mission.id for mission in stale] == ["550"]
+    monkeypatch.setattr(claims, "stale_missions", lambda *_: stale)
+    set_status(hub, "CANCELLED")
+    assert sweeping.reopen_stale_missions(hub) == 0
+    assert status_of(hub) == "CANCELLED"
+
+
+def test_due_frames_are_handed_out_once(hub: Hub) -> None:
+    past = datetime.now(UTC) - timedelta(seconds=5)
+    due = {add_frame(hub, f"f{i}", next_attempt_at=past) for i in range(20)}
+    add_frame(hub, "later", next_attempt_at=datetime.now(UTC) + timedelta(hours=1))
+    add_frame(hub, "done", disposition="quarantined", next_attempt_at=past)
+    (batch,) = sweeping.due_batches(hub)
+    assert set(batch.frame_ids) == due
+    assert [len(chunk.frame_ids) for chunk in batch.chunks()] == [8, 8, 4]
+    assert sweeping.due_batches(hub) == []
+    with hub.archive.session() as session:
+        again = frames.get(session, batch.frame_ids[0]).next_attempt_at
+    assert again is not None
+    assert abs((again - datetime.now(UTC)).total_seconds() - LOST_AFTER_S) < 30
+    assert [len(b.frame_ids) for b in _batches_of(hub, 130)] == [64, 64, 2]
+
+
+def _batches_of(hub: Hub, count: int) -> list[sweeping.FrameBatch]:
+    past = datetime.now(UTC) - timedelta(seconds=5)
+    for i in range(count):
+        add_frame(hub, f"g{i}", next_attempt_at=past)
+    found = sweeping.due_batches(hub)
+    assert len({batch.key for batch in found}) == len(found)
+    return found
+
+
+def test_missions_that_no_event_announced_are_found(hub: Hub) -> None:
+    assert sweeping.announce_unheard(hub) == 0
+    event = set_status(hub)
+    assert sweeping.announce_unheard(hub) == 0  # heard
+    with hub.archive.transaction() as session:  # a restored backup, a trigger that was not there
+        session.connection().execute(text("DELETE FROM status_event"))
+    assert sweeping.announce_unheard(hub) == 1
+    (found,) = open_events(hub)
+    assert (found.new_status, found.mission_id) == ("COMPLETE", "550")
+    assert "sweep" in (found.note or "")
+    assert sweeping.announce_unheard(hub) == 0
+    claim = claims.claim(hub.archive, "550", found.id or event, "me", 60)
+    assert sweeping.announce_unheard(hub) == 0  # STACKING, with a holder
+    with hub.archive.transaction() as session:
+        session.connection().execute(text("UPDATE revision SET status = 'failed'"))
+    assert sweeping.announce_unheard(hub) == 1  # STACKING, and nobody works on it
+    assert status_of(hub) == "COMPLETE"
+    with pytest.raises(claims.LeaseLost):
+        claims.renew(hub.archive, claim, 60)
+
+
+# --- batches: what happens to a frame whose step fails
+
+
+def state_of(hub: Hub, frame_id: str) -> Frame:
+    with hub.archive.session() as session:
+        return frames.get(session, frame_id)
+
+
+def test_a_frame_that_fails_never_stops_its_neighbours(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    errors: dict[str, Exception | None] = {
+        add_frame(hub, "bug"): KeyError("x"),
+        add_frame(hub, "bad"): BadInput("no mosaic", code="bad-mosaic", hint="Look at it."),
+        add_frame(hub, "full"): DiskFull("no space"),
+        add_frame(hub, "good"): None,
+    }
+    done: list[str] = []
+
+    def step(_: Hub, frame_id: str) -> None:
+        done.append(frame_id)
+        if (error := errors[frame_id]) is not None:
+            raise error
+
+    (batch,) = sweeping.batches(errors, "test", chunk_size=8)
+    (chunk,) = batch.chunks()
+    with pytest.raises(FramesWait, match="1 of 4 frames wait"):
+        advance(hub, chunk, step, last_try=False)
+    assert done == list(errors)
+    bug, bad, full, good = (state_of(hub, frame_id) for frame_id in errors)
+    assert (bug.last_error or {})["code"] == "unexpected"
+    assert (bad.disposition, bad.disposition_code) == ("quarantined", "bad-mosaic")
+    assert (full.attempts, full.last_error) == (0, None)  # the task comes again
+    assert good.last_error is None
+    assert f"frame={bug.id}" in caplog.text
+    assert "parked" in caplog.text
+    advance(hub, chunk, step)
+    assert (state_of(hub, full.id).last_error or {})["code"] == "disk-full"
+    assert state_of(hub, full.id).attempts == 1
+    receipt = hub.lake.get_bytes(keys.receipt("T1", "bad"), max_bytes=10_000)
+    assert b"bad-mosaic" in receipt
+
+
+def test_the_wait_of_a_parked_frame_doubles_and_ends_in_quarantine(hub: Hub) -> None:
+    frame_id = add_frame(hub, "f")
+    (batch,) = sweeping.batches([frame_id], "test", chunk_size=8)
+
+    def silent(_: Hub, __: str) -> None:
+        raise Unavailable("silent")
+
+    waits = []
+    for _ in range(frames.ATTEMPTS):
+        advance(hub, batch.chunks()[0], silent)
+        frame = state_of(hub, frame_id)
+        if frame.next_attempt_at is not None:
+            waits.append(round((frame.next_attempt_at - datetime.now(UTC)).total_seconds()))
+    assert waits[:4] == pytest.approx([30, 60, 120, 240], abs=3)
+    assert frame.disposition_code == "retries-exhausted"
+
+
+def test_a_task_that_is_cut_off_parks_the_frame_in_hand(hub: Hub) -> None:
+    first, second = add_frame(hub, "a"), add_frame(hub, "b")
+    (batch,) = sweeping.batches([first, second], "test", chunk_size=8)
+
+    def cut(_: Hub, frame_id: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        advance(hub, batch.chunks()[0], cut)
+    assert (state_of(hub, first).last_error or {})["code"] == "cut-off"
+    assert state_of(hub, second).last_error is None
+    with hub.archive.session() as session:
+        assert session.get(Mission, "550") is not None
