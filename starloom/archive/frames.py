@@ -18,7 +18,7 @@ from sqlmodel import Session, col, func, or_, select
 
 from starloom.archive.claims import locked_mission
 from starloom.archive.engine import database_now
-from starloom.archive.models import STEPS, Announcement, Frame
+from starloom.archive.models import STEPS, Announcement, Frame, Photometry, Solution
 from starloom.errors import BadInput, Conflict
 
 Step = Literal["ingest", "calibrate", "solve", "measure"]
@@ -536,6 +536,16 @@ def in_flight(session: Session, obs_req: str) -> int:
         or_(*(getattr(Frame, step) == "pending" for step in STEPS)),
     )
     return announced + sum(not is_settled(frame) for frame in session.exec(open_frames).all())
+
+
+def current_results(session: Session, frame_id: str) -> dict[str, dict[str, Any]]:
+    """Return the whole rows of a frame's current ``solution`` (WCS cards included) and ``photometry``."""
+    found = {}
+    for table in (Solution, Photometry):
+        row = session.exec(select(table).where(table.frame_id == frame_id, col(table.current).is_(True))).first()
+        if row is not None:
+            found[table.__name__.lower()] = row.model_dump()
+    return found
 
 
 def list_frames(

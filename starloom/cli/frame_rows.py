@@ -103,9 +103,10 @@ def show(frame: FrameId, json: JsonOption = False) -> None:
     with open_archive().session() as session:
         found = frames.find(session, frame)
         told = {**measured(session, found), "stack": part_in_stack(session, found)}
+        whole = frames.current_results(session, found.id)
     header = found.header or {}
     if json:
-        emit_json({**row_of(found), **told, "header": found.header})
+        emit_json({**row_of(found), **told, **whole, "header": found.header})
         return
     row = row_of(found)
     first = {key: row.pop(key) for key in ("id", "name", "state", "code", "disposition_hint")}

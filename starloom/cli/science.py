@@ -89,6 +89,9 @@ def stack(
     target: Annotated[Path | None, typer.Option(help="FITS or text header whose grid to use.")] = None,
     kernel: Annotated[Kernel, typer.Option(help="Resampling kernel.")] = Kernel.bilinear,
     combine: Annotated[Combine, typer.Option(help="How to combine.")] = Combine.clipped,
+    scale: Annotated[
+        float | None, typer.Option(min=1e-3, help="Output pixel, arcsec; by default from the seeing.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads; the result does not depend on it.")] = 1,
     json: JsonOption = False,
 ) -> None:
@@ -104,7 +107,9 @@ def stack(
 
     for path in files:
         read_header(path)  # what is no frame is refused in the words of `submit`, before any pixel is read
-    options = StackOptions(kernel=kernel.value, combine=combine.value, target=target, threads=threads)
+    options = StackOptions(
+        kernel=kernel.value, combine=combine.value, scale_arcsec=scale, target=target, threads=threads
+    )
     with Progress(console=progress, transient=True, disable=not progress.is_terminal) as bar:
         jobs = {name: bar.add_task(name, total=None) for name in ("read", "tiles", "write")}
         report = stack_files(

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy import units as u
 from astropy.io import fits
-from numpy.typing import NDArray
 
+from starloom.coadd.group import footprint
 from starloom.coadd.inputs import frame_wcs_cards, wcs_from_cards
 from starloom.errors import BadInput
 
@@ -32,55 +33,41 @@ def _check_size(nx: int, ny: int, max_pixels: int) -> None:
 
 
 def tangent_grid(
-    footprints: Sequence[NDArray[np.float64]], scale_arcsec: float, *, max_pixels: int
+    frames: Sequence[tuple[dict[str, Any], tuple[int, int]]], scale_arcsec: float, *, max_pixels: int
 ) -> dict[str, Any]:
-    """Return the cards of a TAN grid, north up, that covers all footprints.
+    """Return the cards of a TAN grid, north up, that covers all frames.
 
     Parameters
     ----------
-    footprints
-        Unit vectors on the frames' borders, each of shape ``(n, 3)``.
+    frames
+        WCS cards and shape (ny, nx) of each frame.
 
     Raises
     ------
     BadInput
-        ``grid-too-large``; also when the footprints do not fit on one tangent plane.
+        ``grid-too-large``; also when the frames do not fit on one tangent plane.
     """
-    points = np.concatenate(list(footprints))
-    centre = points.sum(axis=0)
-    centre /= np.linalg.norm(centre)
-    if (points @ centre).min() < 0.2:
+    from reproject.mosaicking import find_optimal_celestial_wcs
+
+    corners = np.concatenate([footprint(cards, shape) for cards, shape in frames])
+    centre = corners.sum(axis=0)
+    if (corners @ centre).min() < 0.2 * np.linalg.norm(centre):
         raise BadInput(
             "the frames do not fit on one tangent plane",
             code="grid-too-large",
             hint="Stack the pointings on their own, or give the mission's target.",
         )
-    dec = float(np.degrees(np.arcsin(np.clip(centre[2], -1, 1))))
-    ra = float(np.degrees(np.arctan2(centre[1], centre[0])) % 360)
-    cards: dict[str, Any] = {
-        "WCSAXES": 2, "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CUNIT1": "deg", "CUNIT2": "deg",
-        "CRVAL1": ra, "CRVAL2": dec, "CRPIX1": 1.0, "CRPIX2": 1.0,
-        "CD1_1": -scale_arcsec / 3600, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": scale_arcsec / 3600,
-        "RADESYS": "ICRS",
-    }  # fmt: skip
-    lon = np.degrees(np.arctan2(points[:, 1], points[:, 0])) % 360
-    lat = np.degrees(np.arcsin(np.clip(points[:, 2], -1, 1)))
-    x, y = wcs_from_cards(cards).all_world2pix(lon, lat, 0)
-    x0, y0 = np.floor(x.min()) - 1, np.floor(y.min()) - 1
-    nx, ny = int(np.ceil(x.max()) - x0) + 2, int(np.ceil(y.max()) - y0) + 2
+    # It samples the edges and not only the corners: distorted edges bulge between them.
+    inputs = [(shape, wcs_from_cards(cards)) for cards, shape in frames]
+    found, (ny, nx) = find_optimal_celestial_wcs(inputs, resolution=scale_arcsec * u.arcsec)
     _check_size(nx, ny, max_pixels)
-    return cards | {"CRPIX1": 1.0 - x0, "CRPIX2": 1.0 - y0, "NAXIS1": nx, "NAXIS2": ny}
-
-
-def border(cards: dict[str, Any], shape: tuple[int, int], n: int = 16) -> NDArray[np.float64]:
-    """Return unit vectors along a frame's border, ``(4 n, 3)``: distorted edges bulge between the corners."""
-    from starloom.coadd.group import unit_vectors
-
-    ny, nx = shape
-    t = np.linspace(0, 1, n, endpoint=False)
-    x = np.concatenate([t, np.ones(n), 1 - t, np.zeros(n)]) * nx - 0.5
-    y = np.concatenate([np.zeros(n), t, np.ones(n), 1 - t]) * ny - 0.5
-    return unit_vectors(*wcs_from_cards(cards).all_pix2world(x, y, 0))
+    return {
+        "WCSAXES": 2, "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CUNIT1": "deg", "CUNIT2": "deg",
+        "CRVAL1": float(found.wcs.crval[0]) % 360, "CRVAL2": float(found.wcs.crval[1]),
+        "CRPIX1": float(found.wcs.crpix[0]), "CRPIX2": float(found.wcs.crpix[1]),
+        "CD1_1": -scale_arcsec / 3600, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": scale_arcsec / 3600,
+        "RADESYS": "ICRS", "NAXIS1": nx, "NAXIS2": ny,
+    }  # fmt: skip
 
 
 def read_target(path: Path, *, max_pixels: int) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class OpenFrame:
             raise BadInput(
                 f"{path} holds an image of shape {shape}, not a 2-D one",
                 code="not-2d",
-                hint="Split colour cubes into one file a channel (`starloom submit` does so for mosaics).",
+                hint="Split colour cubes into one file a channel.",
             )
         self.shape: tuple[int, int] = shape
         self.header = hdus[0].header.copy()

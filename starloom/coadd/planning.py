@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from starloom.coadd.grid import border, choose_scale, read_target, tangent_grid
+from starloom.coadd.grid import choose_scale, read_target, tangent_grid
 from starloom.coadd.group import connected, footprint, reaches, unit_vectors
 from starloom.coadd.inputs import InputFrame, frame_wcs_cards, open_frame, pixel_scale_arcsec, wcs_from_cards
 from starloom.coadd.match import flux_scales, sky_terms
@@ -145,7 +145,7 @@ def _plan_group(
         scale = options.scale_arcsec or choose_scale(
             [c.item.fwhm_arcsec for c in group], [c.scale_arcsec for c in group]
         )
-        grid = tangent_grid([border(c.cards, c.shape) for c in group], scale, max_pixels=options.max_pixels)
+        grid = tangent_grid([(c.cards, c.shape) for c in group], scale, max_pixels=options.max_pixels)
     shape = (int(grid["NAXIS2"]), int(grid["NAXIS1"]))
     radius = APERTURE_FWHM * max(c.item.fwhm_arcsec for c in group)
     stars = [_stars(c, radius) for c in group]

@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: Tiles a task at most: the orchestrator should see dozens of tasks, not thousands.
 TILES_PER_BATCH = 16
+#: Tasks a small plan is cut into, so that a host's cores share it.
+BATCHES = 4
 
 
 class ClaimRef(BaseModel):
@@ -72,13 +75,14 @@ class PlanRef(BaseModel):
 
     def batches(self) -> list[TileBatch]:
         """Cut the tiles into batches: the orchestrator should see dozens of tasks, not thousands."""
+        size = min(TILES_PER_BATCH, max(1, -(-self.n_tiles // BATCHES)))
         return [
             TileBatch(
-                name=f"{self.band} p{self.pointing} {start + 1}-{min(start + TILES_PER_BATCH, self.n_tiles)}",
+                name=f"{self.band} p{self.pointing} {start + 1}-{min(start + size, self.n_tiles)}",
                 plan_path=self.path,
-                tiles=list(range(start, min(start + TILES_PER_BATCH, self.n_tiles))),
+                tiles=list(range(start, min(start + size, self.n_tiles))),
             )
-            for start in range(0, self.n_tiles, TILES_PER_BATCH)
+            for start in range(0, self.n_tiles, size)
         ]
 
 

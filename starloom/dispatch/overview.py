@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from sqlalchemy.engine import make_url
 from sqlmodel import Session, col, func, select
 
 from starloom.archive import Archive, frames
@@ -19,21 +21,22 @@ from starloom.settings import Settings
 
 def overview(settings: Settings) -> dict[str, Any]:
     """Return services, frames by state, missions by status and open events; asks everything, changes nothing."""
-    archive = Archive(settings.archive_url.get_secret_value())
+    url = settings.archive_url.get_secret_value()
     services = [
         _row("lake", lambda: connect(settings).ping(), settings.lake_url),
-        _row("archive", archive.ping, repr(archive)),
+        _row("archive", lambda: _ping_archive(settings), make_url(url).render_as_string(hide_password=True)),
         _row("prefect", lambda: _ping_prefect(settings), settings.prefect_api_url or "not configured"),
     ]
     services += [_program(settings, "worker"), _program(settings, "relay", Heartbeat(settings.home, "relay"))]
     found: dict[str, Any] = {"services": services, "frames": [], "missions": [], "events": []}
     if services[1]["state"] == "up":
+        archive = Archive(url)
         try:
             with archive.session() as session:
                 found |= _waiting(session)
         except StarloomError as error:  # an archive without tables answers, but holds nothing yet
             services[1] |= {"state": "silent", "detail": error.message}
-    archive.dispose()
+        archive.dispose()
     return found
 
 
@@ -59,6 +62,20 @@ def _program(settings: Settings, name: str, heartbeat: Heartbeat | None = None) 
         "state": "up" if pid else "down",
         "detail": f"pid {pid}" if pid else "not on this host",
     }
+
+
+def _ping_archive(settings: Settings) -> None:
+    url = make_url(settings.archive_url.get_secret_value())
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        # Opening it would create it, in a home that may only be misspelt.
+        raise StarloomError(
+            f"there is no archive in {settings.home}; `starloom up` makes one", code="archive-not-ready"
+        )
+    archive = Archive(settings.archive_url.get_secret_value())
+    try:
+        archive.ping()
+    finally:
+        archive.dispose()
 
 
 def _ping_prefect(settings: Settings) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from starloom.errors import StarloomError, Unavailable
 
-STOP_WAIT_S = 15.0
+#: SeaweedFS takes 16 s to end when asked to.
+STOP_WAIT_S = 20.0
 LOG_TAIL_LINES = 8
 
 

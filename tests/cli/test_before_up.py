@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,18 +158,7 @@ def test_help_is_quick(program: Any) -> None:
     assert used < 1.0
 
 
-def test_a_reader_that_has_read_enough_is_no_error(hub: Any, program: Any, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    done = subprocess.run(
-        [
-            "bash",
-            "-c",
-            f"set -o pipefail; {sys.executable} -m starloom explain-header {tmp_path}/none.fits | head -0",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr
+def test_a_reader_that_has_read_enough_is_no_error(home: Path, real: list[Path]) -> None:
+    command = f"{sys.executable} -m starloom explain-header '{real[0]}' | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""

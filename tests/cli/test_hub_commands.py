@@ -10,7 +10,7 @@ from rich.console import Console
 
 from starloom.archive import frames as rows
 from starloom.archive import missions
-from starloom.archive.models import Frame
+from starloom.archive.models import Frame, Solution
 from starloom.cli import output
 
 UUID = "0c9a3e4e-7f2b-4a51-9d3e-2f6f5f1f7a10"
@@ -190,3 +190,30 @@ def test_what_is_done_is_done_though_the_nodes_cannot_be_told(
         assert answer.json
         assert "could not be written" in answer.err
     assert run("frames", "show", frame.id, "--json").json["state"] == "withdrawn"
+
+
+def test_show_gives_the_wcs_of_a_solved_frame(run: Any, hub: Any) -> None:
+    frame = land(hub)
+    assert "solution" not in run("frames", "show", frame.id, "--json").json
+    with hub.archive.transaction() as session:
+        session.add(
+            Solution(
+                frame_id=frame.id,
+                solver="test",
+                catalog="none",
+                code_version="0",
+                ra_deg=10.0,
+                dec_deg=20.0,
+                scale_arcsec=1.0,
+                rotation_deg=0.0,
+                parity=1,
+                rms_arcsec=0.1,
+                rms_px=0.1,
+                matches=20,
+                order=1,
+                wcs={"CTYPE1": "RA---TAN"},
+                footprint=[[9.9, 19.9], [10.1, 19.9], [10.1, 20.1], [9.9, 20.1]],
+            )
+        )
+    assert run("frames", "show", frame.id, "--json").json["solution"]["wcs"] == {"CTYPE1": "RA---TAN"}
+    assert "10.00000" in run("frames", "show", frame.id).out
