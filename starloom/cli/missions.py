@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from starloom.cli.opening import open_archive, open_hub, open_settings, tell_nodes
 from starloom.cli.output import JsonOption, emit_json, emit_rows, say
+from starloom.errors import BadInput, StarloomError
 
 if TYPE_CHECKING:
     from starloom.archive.missions import Wish
@@ -104,6 +106,52 @@ def show(mission: MissionId, json: JsonOption = False) -> None:
     emit_rows(products, columns, as_json=False, title="Products", whole=["sci_key"])
     columns = ["id", "new_status", "publish_attempts", "next_publish_at", "note"]
     emit_rows(detail["events"], columns, as_json=False, title="Open events")
+
+
+@app.command()
+def fetch(
+    mission: MissionId,
+    out: Annotated[Path, typer.Option(help="Folder for the FITS files and previews.")] = Path(),
+    revision: Annotated[int | None, typer.Option(min=1, help="Which revision; the newest by default.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Bring a mission's products from the lake to files, checked against their hash.
+
+    Example: starloom mission fetch 550 --out stacks
+    """
+    from starloom.archive import missions
+    from starloom.frames import sha256_of
+
+    hub = open_hub()
+    with hub.archive.session() as session:
+        products = missions.describe(session, mission)["products"]
+    wanted = revision or max((row["n"] for row in products), default=0)
+    rows = [row for row in products if row["n"] == wanted]
+    if not rows:
+        raise BadInput(
+            f"mission {mission} has no revision {wanted}" if revision else f"mission {mission} has no product yet",
+            code="no-product",
+            hint=f"`starloom mission show {mission}` says how far it is.",
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    fetched = []
+    for row in rows:
+        sci = out / f"{mission}_r{wanted}_{Path(row['sci_key']).name}"
+        hub.lake.download(row["sci_key"], sci, version=row["sci_version"])
+        if sha256_of(sci) != row["sha256"]:
+            raise StarloomError(
+                f"{sci} is not what was published: its hash differs",
+                code="bad-hash",
+                hint="Fetch it again; if it stays so, the lake has lost data.",
+            )
+        preview = None
+        if row["preview_key"] is not None:
+            preview = sci.with_suffix(".png")
+            hub.lake.download(row["preview_key"], preview)
+        fetched.append(
+            {"n": wanted, "band": row["band"], "pointing": row["pointing"], "sci": sci, "preview": preview}
+        )
+    emit_rows(fetched, ["n", "band", "pointing", "sci", "preview"], as_json=json, title="Fetched", whole=["sci"])
 
 
 def _pick(summary: dict[str, Any] | None) -> dict[str, Any]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -216,3 +221,18 @@ def test_late_frame_makes_revision_two_and_keeps_revision_one(network):
     assert second.plans[0].grid == first.plans[0].grid
     assert fits.getheader(first.files[0], "SCI")["NCOMBINE"] == 11
     assert fits.getheader(second.files[0], "SCI")["NCOMBINE"] == 12
+
+
+def test_products_are_fetched_and_checked(network: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "starloom", "mission", "fetch", "550", "--json", "--out", str(tmp_path)]
+    env = {**os.environ, "STARLOOM_HOME": str(network.hub.settings.home)}
+    for n in (1, 2):
+        done = subprocess.run(
+            [*command, "--revision", str(n)], env=env, capture_output=True, text=True, check=True
+        )
+        (row,) = json.loads(done.stdout)
+        assert Path(row["sci"]).read_bytes() == network.revisions[n - 1].files[0].read_bytes()
+        assert Path(row["preview"]).read_bytes().startswith(b"\x89PNG")
+    refused = subprocess.run([*command, "--revision", "3"], env=env, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert json.loads(refused.stdout)["error"]["code"] == "no-product"
