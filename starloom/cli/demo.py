@@ -43,7 +43,7 @@ def demo(
             as_json=False,
             title=f"Mission {mission['id']}: {mission['status']}, frames {mission['frames']}",
         )
-    refused = [row for row in outcome.frames if row["state"] != "ready" or row["flags"]]
+    refused = [row for row in outcome.frames if row["state"] != "ready" or set(row["flags"]) - {"uncalibrated"}]
     emit_rows(refused, ["name", "state", "code", "flags"], as_json=False, title="Frames with something to say")
     console.print(f"report: {outcome.report}", highlight=False, soft_wrap=True)
     if keep:
