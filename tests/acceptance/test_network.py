@@ -99,14 +99,15 @@ def truths(network: Any, plan: StackPlan) -> list[tuple[Any, Any]]:
     return [(frame, known[frames[frame.input.id].name]) for frame in plan.used]
 
 
-def test_flux_scales_are_right_to_a_percent(revision, network):
+def test_flux_scales_are_right_to_a_percent(revision, network, record_property):
     (plan,) = revision.plans
     product = np.array([f.scale * truth.flux_scale for f, truth in truths(network, plan)])
     assert len(product) in (11, 12)
+    record_property("worst flux scale", float(np.max(np.abs(product / np.median(product) - 1))))
     np.testing.assert_allclose(product / np.median(product), 1, atol=0.01)
 
 
-def test_magnitudes_are_right_within_the_stated_error(product):
+def test_magnitudes_are_right_within_the_stated_error(product, record_property):
     # 4.5 FWHM of a typical frame: all but a few thousandths of the light.
     radius = 26 / product.scale_arcsec
     stars = lonely_stars(product, radius, within=0.02)
@@ -118,12 +119,14 @@ def test_magnitudes_are_right_within_the_stated_error(product):
     tree = cKDTree(np.column_stack([product.x, product.y]))
     true = np.array([product.flux[tree.query_ball_point(xy, radius)].sum() for xy in zip(x, y, strict=True)])
     error = -2.5 * np.log10(total / true)
+    record_property("zero point off by, mag", float(np.median(error)))
+    record_property("stated error, mag", product.header["MAGZERR"])
     assert abs(np.median(error)) <= 3 * product.header["MAGZERR"]
     assert product.header["MAGZERR"] < 0.05
     assert 1.4826 * np.median(np.abs(error - np.median(error))) < 0.03
 
 
-def test_positions_are_right_to_a_tenth_of_a_pixel(product):
+def test_positions_are_right_to_a_tenth_of_a_pixel(product, record_property):
     stars = lonely_stars(product, 20 / product.scale_arcsec, within=0.05)
     assert len(stars) >= 15
     x, y = product.x[stars], product.y[stars]
@@ -132,12 +135,14 @@ def test_positions_are_right_to_a_tenth_of_a_pixel(product):
         product.data - sky.back(), x, y, np.full(len(x), 6.5 / product.scale_arcsec / 2.3548), subpix=11
     )
     dx, dy = found_x - x, found_y - y
+    record_property("positions off by, px", [float(np.median(dx)), float(np.median(dy))])
+    record_property("worst star, px", float(np.hypot(dx, dy).max()))
     assert abs(np.median(dx)) < 0.1
     assert abs(np.median(dy)) < 0.1
     assert np.percentile(np.hypot(dx, dy), 90) < 0.1
 
 
-def test_trail_leaves_less_than_a_tenth_of_the_noise(product, network):
+def test_trail_leaves_less_than_a_tenth_of_the_noise(product, network, record_property):
     truth = network.truth.frames[network.truth.trail[0]]
     trail, wcs = truth.trail, truth.to_wcs()
     length = np.hypot(trail.x1 - trail.x0, trail.y1 - trail.y0)
@@ -153,7 +158,9 @@ def test_trail_leaves_less_than_a_tenth_of_the_noise(product, network):
     assert on.sum() > 3000
     flat = product.data - sep.Background(product.data, mask=product.bad, bw=48, bh=48).back()
     sigma = 1.4826 * np.median(np.abs(flat[beside] - np.median(flat[beside])))
-    assert abs(flat[on].mean() - flat[beside].mean()) <= 0.1 * sigma
+    left = float(flat[on].mean() - flat[beside].mean())
+    record_property("left of the trail, sigma", left / sigma)
+    assert abs(left) <= 0.1 * sigma
     # There was a trail to be lost: one frame of those that are there is rejected along it.
     assert np.median(product.rejected[on]) > 0.9 * np.median(1 / product.offered[on])
     assert np.median(product.rejected[beside]) == 0
