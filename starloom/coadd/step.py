@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field
 
 from starloom.archive import claims, frames, missions
-from starloom.archive.models import Frame
+from starloom.archive.models import Frame, Photometry
 from starloom.calibration.step import header_value
 from starloom.coadd.inputs import InputFrame
 from starloom.coadd.plan import COADD_VERSION, PinnedGrid, StackOptions, StackPlan
@@ -30,6 +30,7 @@ from starloom.coadd.product import assemble
 from starloom.coadd.tiles import stack_tile
 from starloom.errors import StarloomError
 from starloom.lake import keys
+from starloom.photometry.bands import is_unmapped
 from starloom.receipts import write_receipt
 
 if TYPE_CHECKING:
@@ -196,12 +197,24 @@ def bind_and_plan(hub: Hub, claim: ClaimRef) -> list[PlanRef]:
     return references
 
 
+def zero_point_of(frame: Frame, photometry: Photometry) -> tuple[float | None, float | None]:
+    """Return the zero point and error that tie a frame's stack to magnitudes; none for an unmapped filter.
+
+    A filter that nobody has mapped may pass any light: calling its flux a magnitude of the catalogue's band would
+    be a claim, so such frames are stacked on their relative scale.
+    """
+    if is_unmapped(frame.band):
+        return None, None
+    return photometry.zero_point_mag, photometry.zero_point_err
+
+
 def _fetch(hub: Hub, item: claims.BoundInput, folder: Path) -> InputFrame:
     frame, solution, photometry = item.frame, item.solution, item.photometry
     assert frame.solved_key is not None
     path = folder / f"{frame.id}.fits.fz"
     if not path.exists():
         hub.lake.download(frame.solved_key, path, version=frame.solved_version)
+    zero_point_mag, zero_point_err = zero_point_of(frame, photometry)
     return InputFrame(
         id=frame.id,
         path=path,
@@ -212,8 +225,8 @@ def _fetch(hub: Hub, item: claims.BoundInput, folder: Path) -> InputFrame:
         fwhm_arcsec=photometry.fwhm_arcsec,
         saturation_adu=photometry.saturation_adu,
         gain_e_per_adu=header_value(frame, "gain_e_per_adu"),
-        zero_point_mag=photometry.zero_point_mag,
-        zero_point_err=photometry.zero_point_err,
+        zero_point_mag=zero_point_mag,
+        zero_point_err=zero_point_err,
         wcs_cards=solution.wcs,
         provenance={
             "start": frame.start_utc.isoformat() if frame.start_utc else "",

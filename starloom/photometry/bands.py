@@ -44,3 +44,8 @@ def standard_band(filter_name: str | None) -> str | None:
     if joined in _PLAIN or joined == "rp":
         return joined[0]
     return _ALIASES.get(joined.lower())
+
+
+def is_unmapped(band: str | None) -> bool:
+    """Tell whether a band is only a node's own name of a filter, ``node:name``, or none at all."""
+    return band is None or ":" in band
