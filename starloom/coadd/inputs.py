@@ -161,14 +161,22 @@ def read_input(path: Path | str) -> InputFrame:
     Raises
     ------
     BadInput
-        ``unreadable``, ``no-image``, ``not-2d``, ``no-wcs`` or ``bad-noise``, naming the file and the remedy.
+        ``unreadable``, ``no-image``, ``not-2d``, ``colour-mosaic``, ``no-wcs`` or ``bad-noise``, naming the file
+        and the remedy.
     """
+    from starloom.calibration.mosaic import mosaic_layout
     from starloom.coadd.measure import measure_frame
     from starloom.frames import normalise
 
     path = Path(path)
     with open_frame(path) as frame:
         header = frame.header
+        if mosaic_layout(header) is not None:
+            raise BadInput(
+                f"{path} is a colour mosaic ({header.get('BAYERPAT')}): resampling would mix its colours",
+                code="colour-mosaic",
+                hint="A hub stacks its planes; here, write them with starloom.calibration.planes.plane_frame.",
+            )
         cards = frame_wcs_cards(path, header)
         scale = pixel_scale_arcsec(wcs_from_cards(cards), frame.shape)
         saturation = _first(header, "SATURATE", "SATLEVEL")

@@ -9,6 +9,7 @@ from astropy.io import fits
 from starloom.coadd import make_plan, read_input
 from starloom.coadd.inputs import open_frame
 from starloom.coadd.measure import measure_frame
+from starloom.errors import BadInput
 from starloom.sky import Sky, Telescope
 from starloom.sky.render import render
 
@@ -88,3 +89,12 @@ def test_blank_frame_is_refused_by_name(field, tmp_path):
     with pytest.raises(Exception, match=r"blank\.fits") as info:
         read_input(path)
     assert info.value.code == "bad-noise"
+
+
+def test_a_colour_mosaic_is_refused(tmp_path):
+    pixels = np.random.default_rng(1).normal(1000, 10, (64, 64)).astype(np.float32)
+    header = fits.Header([("BAYERPAT", "RGGB"), ("CTYPE1", "RA---TAN"), ("CTYPE2", "DEC--TAN")])
+    fits.PrimaryHDU(pixels, header).writeto(tmp_path / "mosaic.fits")
+    with pytest.raises(BadInput, match=r"mosaic\.fits is a colour mosaic") as refused:
+        read_input(tmp_path / "mosaic.fits")
+    assert refused.value.code == "colour-mosaic"
