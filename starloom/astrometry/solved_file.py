@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import os
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, cast
@@ -15,8 +13,8 @@ from astropy.io import fits
 
 from starloom.astrometry.seams import WcsCards
 from starloom.astrometry.wcs import WCS_KEYWORD
-from starloom.disk import is_full
-from starloom.errors import BadInput, StarloomError
+from starloom.disk import whole_or_absent
+from starloom.errors import BadInput
 from starloom.frames.opening import Bounds, opened
 from starloom.frames.structure import BLOCK, CARD, Segment, image_of, scan
 
@@ -63,33 +61,18 @@ def write_solved(source: Path | str, out: Path | str, cards: WcsCards) -> None:
         raise BadInput(
             f"{out} is the frame itself", code="same-file", hint="Write the solved copy to another folder."
         )
-    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
     bounds = Bounds()
-    try:
-        with opened(source, bounds) as (stream, size), partial.open("wb") as raw:
-            segments = scan(source, stream, size, bounds)
-            image = image_of(source, segments)
-            if out.suffix == ".gz":
-                # No time and no name in the gzip header: the same frame gives the same bytes.
-                with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
-                    _copy(stream, cast(IO[bytes], packed), segments, image, cards)
-            else:
-                _copy(stream, raw, segments, image, cards)
-            raw.flush()
-            os.fsync(raw.fileno())
-        partial.replace(out)
-    except OSError as error:
-        if not is_full(error):
-            raise
-        raise StarloomError(
-            f"{out.name}: no space left in {out.parent}",
-            code="disk-full",
-            hint="Free some space, then try again.",
-            retryable=True,
-        ) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+    with whole_or_absent(out) as partial, opened(source, bounds) as (stream, size), partial.open("wb") as raw:
+        segments = scan(source, stream, size, bounds)
+        image = image_of(source, segments)
+        if out.suffix == ".gz":
+            # No time and no name in the gzip header: the same frame gives the same bytes.
+            with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
+                _copy(stream, cast(IO[bytes], packed), segments, image, cards)
+        else:
+            _copy(stream, raw, segments, image, cards)
+        raw.flush()
+        os.fsync(raw.fileno())
 
 
 def _copy(stream: IO[bytes], to: IO[bytes], segments: list[Segment], image: Segment, cards: WcsCards) -> None:

@@ -1,6 +1,6 @@
 """Where the co-add meets archive and lake: claim, bind, plan, tiles, publish.
 
-The working folder of a claim is ``home/work/{mission}/r{n}e{epoch}``: a task that is run again finds the tiles
+The working folder of a claim is what `workdir` says, in the hub's home: a task that is run again finds the tiles
 that are done. It is removed when the claim ends, however it ends.
 """
 

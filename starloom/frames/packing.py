@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import uuid
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
-from starloom.disk import is_full
+from starloom.disk import whole_or_absent
 from starloom.errors import StarloomError
 from starloom.frames.pixels import pixel_digest, read_frame
 
@@ -60,23 +58,9 @@ def compress(source: Path | str, target: Path | str) -> Compression:
     source, target = Path(source), Path(target)
     data, header = read_frame(source)
     algorithm = "RICE_1" if data.dtype.kind in "ui" and data.dtype.itemsize <= 4 else "GZIP_2"
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    try:
+    with whole_or_absent(target) as partial:
         _write(partial, data, header, algorithm)
         _verify(source, partial, data, header)
-        partial.replace(target)
-    except OSError as error:
-        if not is_full(error):
-            raise
-        raise StarloomError(
-            f"{target.name}: no space left in {target.parent}",
-            code="disk-full",
-            hint="Free some space, then try again.",
-            retryable=True,
-        ) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
     nbytes_in, nbytes_out = source.stat().st_size, target.stat().st_size
     return Compression(nbytes_in, nbytes_out, 1.0 - nbytes_out / nbytes_in, algorithm)
 
