@@ -14,6 +14,7 @@ MISSION_STATES = ("OPEN", "COMPLETE", "STACKING", "STACKED", "FAILED", "CANCELLE
 FRAME_KINDS = ("light", "bias", "dark", "flat", "unknown")
 STEPS = ("ingest", "calibrate", "solve", "measure")
 STEP_STATES = ("pending", "ok", "failed")
+MASTER_KINDS = ("bias", "dark", "flat", "defects")
 DISPOSITIONS = ("active", "duplicate", "quarantined", "withdrawn")
 REVISION_STATES = ("claimed", "bound", "published", "unchanged", "failed", "expired")
 EVENT_STATES = ("open", "claimed", "superseded")
@@ -59,6 +60,8 @@ class Node(SQLModel, table=True):
     site_lat_deg: float | None = None
     site_lon_deg: float | None = None
     site_elev_m: float | None = None
+    exact_site: bool = False
+    """Whether the owner agrees that the site is published exactly; by default it is rounded."""
     filters: dict[str, str] = json(dict)
     """The node's own filter names mapped to standard bands, e.g. ``{"Filter 2": "R"}``."""
     access_key: str | None = text(128, default=None)
@@ -130,9 +133,13 @@ class Frame(SQLModel, table=True):
     raw_sha256: str | None = text(64, default=None)
     raw_bytes: int | None = Field(default=None, sa_type=BigInteger)
     pixel_digest: str | None = text(64, default=None, index=True)
+    calibrated_key: str | None = text(512, default=None)
+    """The calibrated pixels with mask and variance; None: nothing was done, the raw ones are taken."""
+    calibrated_version: str | None = text(128, default=None)
     solved_key: str | None = text(512, default=None)
     solved_version: str | None = text(128, default=None)
     sources_key: str | None = text(512, default=None)
+    quicklook_key: str | None = text(512, default=None)
 
     ingest: str = text(8, default="pending")
     ingest_code: str | None = text(64, default=None)
@@ -170,6 +177,79 @@ class FrameCell(SQLModel, table=True):
     cell: int = Field(primary_key=True, index=True)
 
 
+class Master(SQLModel, table=True):
+    """A master calibration frame or a learnt defect map of an instrument; earlier ones stay as history."""
+
+    __tablename__ = "master"
+    __table_args__ = (
+        one_of("master", "kind", MASTER_KINDS),
+        Index("ix_master_current", "instrument_id", "kind", "current"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    instrument_id: int = Field(foreign_key="instrument.id")
+    kind: str = text(8)
+    current: bool = True
+    created_at: datetime = time(default=utc_now)
+    code_version: str = text(32)
+    gain: float | None = None
+    offset_adu: float | None = None
+    temperature_c: float | None = None
+    exposure_s: float | None = None
+    filter: str | None = text(64, default=None)
+    binning: int = 1
+    width: int
+    height: int
+    valid_from: datetime = time(default=utc_now)
+    valid_to: datetime = time(default=utc_now)
+    """Start times of the first and the last frame it was made of."""
+    n_frames: int
+    frame_ids: list[str] = json(list)
+    key: str = text(512)
+    lake_version: str | None = text(128, default=None)
+    sha256: str = text(64)
+    stats: dict[str, Any] = json(dict)
+
+
+class Calibration(SQLModel, table=True):
+    """What was done to a frame's pixels, and with which masters; earlier ones stay as history."""
+
+    __tablename__ = "calibration"
+
+    id: int | None = Field(default=None, primary_key=True)
+    frame_id: str = text(32, foreign_key="frame.id", index=True)
+    current: bool = True
+    created_at: datetime = time(default=utc_now)
+    code_version: str = text(32)
+    bias_id: int | None = Field(default=None, foreign_key="master.id")
+    dark_id: int | None = Field(default=None, foreign_key="master.id")
+    flat_id: int | None = Field(default=None, foreign_key="master.id")
+    defects_id: int | None = Field(default=None, foreign_key="master.id")
+    dark_scale: float | None = None
+    flags: list[str] = json(list)
+    masked_fraction: float | None = None
+    key: str | None = text(512, default=None)
+    """The calibrated file; None where nothing was done."""
+    lake_version: str | None = text(128, default=None)
+    saturation_adu: float | None = None
+    gain_e_per_adu: float | None = None
+    read_noise_adu: float | None = None
+
+
+class LearntInstrument(SQLModel, table=True):
+    """What an instrument's own frames have taught: distortion, true plate scale, the mount's offset."""
+
+    __tablename__ = "instrument_model"
+
+    id: int | None = Field(default=None, primary_key=True)
+    instrument_id: int = Field(foreign_key="instrument.id", index=True)
+    current: bool = True
+    created_at: datetime = time(default=utc_now)
+    code_version: str = text(32)
+    n_frames: int
+    model: dict[str, Any] = json(dict)
+
+
 class Solution(SQLModel, table=True):
     """A judged WCS of a frame; earlier ones stay as history."""
 
@@ -194,6 +274,22 @@ class Solution(SQLModel, table=True):
     wcs: dict[str, Any] = json(dict)
     footprint: list[list[float]] = json(list)
     """Corners ``[[ra, dec], …]``, deg ICRS."""
+    catalog_version: str = text(64, default="")
+    epoch: float | None = None
+    """Julian year the catalogue was moved to."""
+    hint: str = text(128, default="")
+    held_out_arcsec: float | None = None
+    corner_error_px: float | None = None
+    offset_ra_deg: float | None = None
+    """True centre minus the header's pointing, along right ascension (times cos Dec) and declination."""
+    offset_dec_deg: float | None = None
+    distortion: dict[str, Any] | None = json()
+    """The frame's word on its instrument's distortion, see `starloom.astrometry.instrument`."""
+    model_id: int | None = Field(default=None, foreign_key="instrument_model.id")
+    residuals: list[dict[str, Any]] | None = json()
+    calibration_id: int | None = Field(default=None, foreign_key="calibration.id")
+    solved_key: str | None = text(512, default=None)
+    solved_version: str | None = text(128, default=None)
 
 
 class Photometry(SQLModel, table=True):
@@ -220,6 +316,21 @@ class Photometry(SQLModel, table=True):
     limiting_mag: float | None = None
     saturation_adu: float | None = None
     n_sources: int = 0
+    catalog: str | None = text(64, default=None)
+    catalog_version: str | None = text(64, default=None)
+    colour_term: float | None = None
+    colour_ref: float | None = None
+    aperture_px: float | None = None
+    growth: float | None = None
+    """Total flux over the flux in the aperture."""
+    gain_e_per_adu: float | None = None
+    psf_stars: int = 0
+    fwhm_corner_px: float | None = None
+    sky_brightness_mag_arcsec2: float | None = None
+    transparency: float | None = None
+    em_min_m: float | None = None
+    em_max_m: float | None = None
+    sources_key: str | None = text(512, default=None)
 
 
 class Conditions(SQLModel, table=True):
@@ -310,6 +421,7 @@ class RevisionInput(SQLModel, table=True):
     frame_id: str = text(32, primary_key=True, foreign_key="frame.id")
     solution_id: int = Field(foreign_key="solution.id")
     photometry_id: int = Field(foreign_key="photometry.id")
+    calibration_id: int | None = Field(default=None, foreign_key="calibration.id")
     weight: float | None = None
     scale: float | None = None
     rejected_fraction: float | None = None
