@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from starloom.archive import claims, events, frames, missions
+from starloom.archive import claims, events, frames, missions, results, staleness
 from starloom.archive.engine import database_now
 from starloom.batches import FrameBatch, batches
 from starloom.lake import Stored
@@ -54,7 +54,7 @@ def reopen_stale_missions(hub: Hub) -> int:
     """Set stacked missions COMPLETE again where READY frames are missing from the newest revision."""
     reopened = 0
     with hub.archive.transaction() as session:
-        for stale in claims.stale_missions(session, hub.settings.late_quiet_s):
+        for stale in staleness.stale_missions(session, hub.settings.late_quiet_s):
             mission = claims.locked_mission(session, stale.id)
             if mission is None or mission.status != "STACKED":
                 continue  # cancelled, or completed by hand, since we looked
@@ -81,7 +81,7 @@ def tidy_lake(hub: Hub, *, every_s: float = TIDY_EVERY_S) -> int:
     for prefix in ("solved/", "sources/"):
         for page in _pages(hub, prefix, horizon):
             with hub.archive.session() as session:
-                orphans = [item.key for item in page if not frames.is_referenced(session, item.key)]
+                orphans = [item.key for item in page if not results.is_referenced(session, item.key)]
             removed += _remove(hub, orphans)
     for page in _pages(hub, "stacks/", horizon):
         alive: dict[tuple[str, str, str], bool] = {}

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlmodel import select
 
 from starloom import sweeping
-from starloom.archive import claims, frames, missions
+from starloom.archive import claims, frames, missions, staleness
 from starloom.archive.frames import LOST_AFTER_S
 from starloom.archive.models import Frame, Mission, Photometry, Solution, StatusEvent
 from starloom.batches import FramesWait, advance
@@ -174,9 +174,9 @@ def test_a_mission_cancelled_meanwhile_is_not_reopened(hub: Hub, monkeypatch: py
     publish(hub)
     make_ready(hub, "late", since_s=9000)
     with hub.archive.session() as session:
-        stale = claims.stale_missions(session, 0)
+        stale = staleness.stale_missions(session, 0)
     assert [mission.id for mission in stale] == ["550"]
-    monkeypatch.setattr(claims, "stale_missions", lambda *_: stale)
+    monkeypatch.setattr(staleness, "stale_missions", lambda *_: stale)
     set_status(hub, "CANCELLED")
     assert sweeping.reopen_stale_missions(hub) == 0
     assert status_of(hub) == "CANCELLED"

@@ -20,6 +20,7 @@ from sqlmodel import Session, col, func, select
 
 from starloom.archive.engine import Archive, database_now
 from starloom.archive.models import (
+    Calibration,
     Frame,
     Mission,
     Photometry,
@@ -66,6 +67,7 @@ class BoundInput:
     frame: Frame
     solution: Solution
     photometry: Photometry
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ def bind(archive: Archive, claim: Claim, parameters: dict[str, Any], coadd_versi
                         frame_id=frame.id,
                         solution_id=solution.id,
                         photometry_id=photometry.id,
+                        calibration_id=solution.calibration_id,
                     )
                 )
             revision.status = "bound"
@@ -218,10 +221,11 @@ def _ready(mission_id: str) -> Any:
 
 def _bound(session: Session, revision_id: int) -> list[BoundInput]:
     rows = session.exec(
-        select(Frame, Solution, Photometry)
+        select(Frame, Solution, Photometry, Calibration)
         .join(RevisionInput, col(RevisionInput.frame_id) == Frame.id)
         .join(Solution, col(Solution.id) == RevisionInput.solution_id)
         .join(Photometry, col(Photometry.id) == RevisionInput.photometry_id)
+        .join(Calibration, col(Calibration.id) == RevisionInput.calibration_id, isouter=True)
         .where(RevisionInput.revision_id == revision_id)
         .order_by(col(Frame.id))
     ).all()
@@ -231,7 +235,14 @@ def _bound(session: Session, revision_id: int) -> list[BoundInput]:
 def _input_hash(bound: Sequence[BoundInput], parameters: dict[str, Any], coadd_version: int) -> str:
     # The band too: a node's filter that was mapped since gives the same frames another stack.
     inputs = [
-        (item.frame.id, item.frame.pixel_digest, item.solution.id, item.photometry.id, item.frame.band)
+        (
+            item.frame.id,
+            item.frame.pixel_digest,
+            item.solution.id,
+            item.photometry.id,
+            item.solution.calibration_id,
+            item.frame.band,
+        )
         for item in bound
     ]
     text = json.dumps([inputs, parameters, coadd_version], sort_keys=True)
@@ -391,29 +402,3 @@ def epoch_is_alive(session: Session, mission_id: str, n: int, epoch: int) -> boo
         ).first()
         is not None
     )
-
-
-def stale_missions(session: Session, quiet_s: float) -> list[Mission]:
-    """Return STACKED missions with READY frames missing from their newest revision, quiet for ``quiet_s``."""
-    horizon = database_now(session) - timedelta(seconds=quiet_s)
-    found = []
-    for mission in session.exec(select(Mission).where(Mission.status == "STACKED")).all():
-        newest = session.exec(
-            select(Revision)
-            .where(Revision.mission_id == mission.id, Revision.status == "published")
-            .order_by(col(Revision.n).desc())
-        ).first()
-        if newest is None:
-            continue
-        bound = select(RevisionInput.frame_id).where(RevisionInput.revision_id == newest.id)
-        late = session.exec(
-            select(func.max(Frame.ready_at)).where(
-                Frame.mission_id == mission.id,
-                Frame.disposition == "active",
-                col(Frame.ready_at).is_not(None),
-                col(Frame.id).not_in(bound),
-            )
-        ).one()
-        if late is not None and late < horizon:
-            found.append(mission)
-    return found

@@ -18,7 +18,7 @@ from sqlmodel import Session, col, func, or_, select
 
 from starloom.archive.claims import locked_mission
 from starloom.archive.engine import database_now
-from starloom.archive.models import STEPS, Announcement, Frame, Photometry, Solution
+from starloom.archive.models import STEPS, Announcement, Frame
 from starloom.errors import BadInput, Conflict
 
 Step = Literal["ingest", "calibrate", "solve", "measure"]
@@ -28,6 +28,8 @@ LOST_AFTER_S = 600.0
 #: ``Frame.plane`` of a mosaic whose colour planes go on as frames of their own.
 MOSAIC = "CFA"
 PLANES = ("R", "G1", "G2", "B")
+#: Flag of a READY frame that could not be calibrated, solved or measured again; its earlier results stand.
+REPROCESSING_FAILED = "reprocessing-failed"
 #: Attempts at one frame before it is given up and an operator told.
 ATTEMPTS = 12
 
@@ -224,6 +226,8 @@ def settle_step(
     frame = _locked(session, frame_id)
     if getattr(frame, step) != "pending" or frame.disposition != "active":
         return frame
+    if code and frame.ready_at is not None:
+        return _keep_what_it_has(session, frame, {"code": code, "hint": hint, "step": step})
     for column, value in values.items():
         setattr(frame, column, value)
     setattr(frame, step, "failed" if code else "ok")
@@ -233,6 +237,47 @@ def settle_step(
         frame.last_error = {"code": code, "hint": hint, "step": step}
     _touch(session, frame, again_after_s=None if is_settled(frame) else LOST_AFTER_S)
     _mark_ready_if_settled(session, frame)
+    return frame
+
+
+def _keep_what_it_has(session: Session, frame: Frame, error: dict[str, Any]) -> Frame:
+    """End the reprocessing of a READY frame without success: its earlier results were never taken away."""
+    for step in STEPS:
+        setattr(frame, step, "ok")
+    frame.last_error = error
+    add_flags(frame, REPROCESSING_FAILED)
+    _touch(session, frame, again_after_s=None)
+    return frame
+
+
+def reprocess(session: Session, frame_id: str, since: Step) -> Frame | None:
+    """Have a frame's steps done again from ``since`` on, from the raw pixels; None where that cannot be.
+
+    A READY frame stays READY with what it has until the new results are complete; one whose steps failed gets
+    another chance. Frames set aside, mosaics already split and frames still under way are left alone.
+    """
+    frame = _locked(session, frame_id)
+    first = max(STEPS.index(since), STEPS.index("calibrate"))
+    if frame.plane not in (None, MOSAIC):
+        first = max(first, STEPS.index("solve"))  # a plane is cut from its mosaic's pixels
+    done = all(getattr(frame, step) == "ok" for step in STEPS[:first])
+    if frame.disposition != "active" or frame.kind != "light" or not done:
+        return None
+    if frame.ready_at is None and not is_settled(frame):
+        return None
+    if frame.plane == MOSAIC:
+        if since != "calibrate":
+            return None  # its planes are solved, not the mosaic
+        frame.calibrate, frame.calibrate_code = "pending", None
+        _touch(session, frame, again_after_s=0.0)
+        return frame
+    for step in STEPS[first:]:
+        setattr(frame, step, "pending")
+        setattr(frame, f"{step}_code", None)
+    frame.flags = [flag for flag in frame.flags if flag != REPROCESSING_FAILED]
+    frame.disposition_hint = frame.last_error = None
+    frame.attempts = 0
+    _touch(session, frame, again_after_s=0.0)
     return frame
 
 
@@ -255,7 +300,8 @@ def plane_ids(mosaic: Frame) -> list[str]:
 def add_planes(session: Session, mosaic: Frame, bands: dict[str, str]) -> list[Frame]:
     """Register the colour planes of a mosaic as frames of their own, once; ``bands`` maps plane to band.
 
-    A plane's id and digest follow from its mosaic's, so repeating this changes nothing.
+    A plane's id and digest follow from its mosaic's. Where the mosaic was calibrated again, its planes, which are
+    cut from those pixels, are solved and measured again.
     """
     planes = []
     for plane, band in bands.items():
@@ -275,6 +321,8 @@ def add_planes(session: Session, mosaic: Frame, bands: dict[str, str]) -> list[F
             )
             session.add(known)
             _touch(session, known)
+        else:
+            reprocess(session, known.id, "solve")
         planes.append(known)
     session.flush()
     return planes
@@ -358,10 +406,12 @@ def _twin(session: Session, frame: Frame) -> Frame | None:
 
 
 def quarantine(session: Session, frame_id: str, code: str, hint: str, *, raw_key: str | None = None) -> Frame:
-    """Set a frame aside for good, with the reason; its bytes are kept."""
+    """Set a frame aside for good, with the reason; its bytes are kept, and a READY frame keeps its place."""
     frame = _locked(session, frame_id)
     if frame.disposition != "active":
         return frame
+    if frame.ready_at is not None:
+        return _keep_what_it_has(session, frame, {"code": code, "hint": hint})
     frame.disposition, frame.disposition_code, frame.disposition_hint = "quarantined", code, hint[:500]
     if frame.ingest == "pending":
         frame.ingest, frame.ingest_code = "failed", code
@@ -466,12 +516,6 @@ def hold(session: Session, frame_ids: Sequence[str]) -> None:
         _touch(session, _locked(session, frame_id))
 
 
-def is_referenced(session: Session, key: str) -> bool:
-    """Tell whether a frame's row speaks of a solved copy or source list."""
-    query = select(Frame.id).where(or_(Frame.solved_key == key, Frame.sources_key == key)).limit(1)
-    return session.exec(query).first() is not None
-
-
 def leave_inbox(session: Session, frame_id: str) -> None:
     """Forget the inbox object, which is gone: the same name may come again."""
     _locked(session, frame_id).inbox_key = None
@@ -536,16 +580,6 @@ def in_flight(session: Session, obs_req: str) -> int:
         or_(*(getattr(Frame, step) == "pending" for step in STEPS)),
     )
     return announced + sum(not is_settled(frame) for frame in session.exec(open_frames).all())
-
-
-def current_results(session: Session, frame_id: str) -> dict[str, dict[str, Any]]:
-    """Return the whole rows of a frame's current ``solution`` (WCS cards included) and ``photometry``."""
-    found = {}
-    for table in (Solution, Photometry):
-        row = session.exec(select(table).where(table.frame_id == frame_id, col(table.current).is_(True))).first()
-        if row is not None:
-            found[table.__name__.lower()] = row.model_dump()
-    return found
 
 
 def list_frames(

@@ -422,6 +422,8 @@ class RevisionInput(SQLModel, table=True):
     solution_id: int = Field(foreign_key="solution.id")
     photometry_id: int = Field(foreign_key="photometry.id")
     calibration_id: int | None = Field(default=None, foreign_key="calibration.id")
+    compared_photometry_id: int | None = None
+    """The frame's newer photometry that was found to change nothing that matters."""
     weight: float | None = None
     scale: float | None = None
     rejected_fraction: float | None = None

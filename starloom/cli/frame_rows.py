@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from starloom.archive.models import Frame
 
-app = typer.Typer(help="Frames: list, show, requeue, withdraw.", no_args_is_help=True)
+app = typer.Typer(help="Frames: list, show, requeue, resolve, withdraw.", no_args_is_help=True)
 
 COLUMNS = ["id", "mission", "node", "start", "plane", "band", "exposure_s", "state", "why"]
 FrameId = Annotated[
@@ -97,13 +97,13 @@ def show(frame: FrameId, json: JsonOption = False) -> None:
 
     Example: starloom frames show ObsReq-550_TelID-T42_20251201T013000.fits.fz
     """
-    from starloom.archive import frames
+    from starloom.archive import frames, results
     from starloom.receipts import measured, part_in_stack
 
     with open_archive().session() as session:
         found = frames.find(session, frame)
         told = {**measured(session, found), "stack": part_in_stack(session, found)}
-        whole = frames.current_results(session, found.id)
+        whole = results.current_results(session, found.id)
     header = found.header or {}
     if json:
         emit_json({**row_of(found), **told, **whole, "header": found.header})
@@ -130,6 +130,50 @@ def requeue(frame: FrameId, json: JsonOption = False) -> None:
         found = frames.requeue(session, frames.find(session, frame).id)
     tell_nodes(hub, [found])
     _emit([found], json, "Requeued")
+
+
+class Since(StrEnum):
+    """From which step on a frame is done again."""
+
+    calibrate = "calibrate"
+    solve = "solve"
+    measure = "measure"
+
+
+@app.command()
+def resolve(
+    where: Annotated[
+        list[str], typer.Option(help="Condition, such as node=T42 or matches<25; several must all hold.")
+    ],
+    since: Annotated[Since, typer.Option("--from", help="First step to do again.")] = Since.solve,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, oldest first.")] = 10_000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list them.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Do frames again from their raw pixels: a better catalogue, new masters, a learnt distortion.
+
+    What they have stays until the new results are complete, and as history after that. A stack becomes stale where
+    the WCS moved by more than 0.1 px, the zero point by more than 0.01 mag, or other masters were used.
+
+    Example: starloom frames resolve --where catalog=Tycho-2 --where "matches<25" --dry-run
+    """
+    from starloom.archive import frames, selecting
+
+    archive = open_archive()
+    with archive.session() as session:
+        found = selecting.frames_where(session, where, limit=limit)
+    if not dry_run:
+        again = []
+        for frame in found:  # one short transaction a frame: steps of others go on between
+            with archive.transaction() as session:
+                again.append(frames.reprocess(session, frame.id, since.value))
+        left = sum(frame is None for frame in again)
+        found = [frame for frame in again if frame is not None]
+        if left and not json:
+            say(f"{left} were left alone: set aside, still under way, or a mosaic whose planes are done again.")
+    _emit(found, json, "To be done again" if dry_run else f"Done again from {since.value}")
+    if found and not dry_run and not json:
+        say("`sweep` takes them up within a minute, 512 at a time.")
 
 
 @app.command()

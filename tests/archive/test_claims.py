@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlmodel import SQLModel, select
 
-from starloom.archive import Archive, claims
+from starloom.archive import Archive, claims, staleness
 from starloom.archive.engine import database_now
 from starloom.archive.models import (
     Frame,
@@ -186,8 +186,8 @@ def test_bind_publish_and_the_next_revision(archive: Archive) -> None:
         assert mission.status == "STACKED"
         assert len(session.exec(select(Product)).all()) == 1
         assert session.exec(select(RevisionInput)).one().weight == 1.0
-        assert [m.id for m in claims.stale_missions(session, 0.0)] == ["550"]
-        assert claims.stale_missions(session, 3600.0) == []
+        assert [m.id for m in staleness.stale_missions(session, 0.0)] == ["550"]
+        assert staleness.stale_missions(session, 3600.0) == []
     again = claims.claim(archive, "550", set_status(archive, "550", "COMPLETE"), "b", 60)
     assert (again.n, again.epoch) == (2, 2)
     assert {item.frame.id for item in claims.bind(archive, again, {}, 1)} == {first, late}

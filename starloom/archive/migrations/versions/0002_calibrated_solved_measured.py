@@ -50,7 +50,10 @@ ADDED = {
         "em_max_m FLOAT",
         "sources_key VARCHAR(512)",
     ),
-    "revision_input": ("calibration_id INTEGER REFERENCES calibration (id)",),
+    "revision_input": (
+        "calibration_id INTEGER REFERENCES calibration (id)",
+        "compared_photometry_id INTEGER",
+    ),
 }
 
 

@@ -1,0 +1,116 @@
+"""What was found out about a frame, with its history: solutions, photometry, what may be forgotten.
+
+A frame that is READY keeps its solution and photometry until new ones are complete: both are exchanged in the
+transaction that files the new photometry, so no stack ever binds half of each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlmodel import Session, col, or_, select
+
+from starloom.archive.claims import HELD
+from starloom.archive.models import (
+    Calibration,
+    Conditions,
+    Frame,
+    Master,
+    Photometry,
+    Revision,
+    RevisionInput,
+    Solution,
+)
+
+
+def current_solution(session: Session, frame_id: str) -> Solution | None:
+    """Return the solution that stacks take, None before the first."""
+    return session.exec(
+        select(Solution).where(Solution.frame_id == frame_id, col(Solution.current).is_(True))
+    ).first()
+
+
+def current_photometry(session: Session, frame_id: str) -> Photometry | None:
+    """Return the photometry that stacks take, None before the first."""
+    return session.exec(
+        select(Photometry).where(Photometry.frame_id == frame_id, col(Photometry.current).is_(True))
+    ).first()
+
+
+def current_calibration(session: Session, frame_id: str) -> Calibration | None:
+    """Return what was last done to the frame's pixels, None where nothing is on record."""
+    return session.exec(
+        select(Calibration).where(Calibration.frame_id == frame_id, col(Calibration.current).is_(True))
+    ).first()
+
+
+def newest_solution(session: Session, frame_id: str) -> Solution | None:
+    """Return the solution to measure under: a re-solved frame's is not current yet."""
+    return session.exec(
+        select(Solution).where(Solution.frame_id == frame_id).order_by(col(Solution.id).desc()).limit(1)
+    ).first()
+
+
+def add_solution(session: Session, frame: Frame, solution: Solution) -> None:
+    """File a frame's solution; a READY frame keeps the one it has until the new one is measured."""
+    solution.current = frame.ready_at is None
+    if solution.current:
+        _retire(session, Solution, frame.id)
+    session.add(solution)
+    session.flush()
+
+
+def add_photometry(session: Session, frame: Frame, solution: Solution, photometry: Photometry) -> None:
+    """File a frame's photometry and make it, and the solution it was measured under, the current ones."""
+    _retire(session, Photometry, frame.id)
+    _retire(session, Solution, frame.id)
+    solution = session.merge(solution)
+    solution.current = photometry.current = True
+    session.add(photometry)
+    session.flush()
+
+
+def _retire(session: Session, table: type[Solution] | type[Photometry], frame_id: str) -> None:
+    for earlier in session.exec(
+        select(table).where(table.frame_id == frame_id, col(table.current).is_(True))
+    ).all():
+        earlier.current = False
+    session.flush()
+
+
+def current_results(session: Session, frame_id: str) -> dict[str, dict[str, Any]]:
+    """Return the whole rows of a frame's current ``calibration``, ``solution``, ``photometry``, ``conditions``."""
+    found: dict[str, Any] = {
+        "calibration": current_calibration(session, frame_id),
+        "solution": current_solution(session, frame_id),
+        "photometry": current_photometry(session, frame_id),
+        "conditions": session.get(Conditions, frame_id),
+    }
+    return {name: row.model_dump() for name, row in found.items() if row is not None}
+
+
+def is_referenced(session: Session, key: str) -> bool:
+    """Tell whether an object of the lake is still wanted.
+
+    Solved copies and calibrated pixels of earlier solutions are wanted only while a run that has bound them holds
+    its mission: raw frames and masters are kept, so they can be made again.
+    """
+    queries: list[Any] = [
+        select(Frame.id).where(
+            or_(
+                Frame.solved_key == key,
+                Frame.sources_key == key,
+                Frame.calibrated_key == key,
+                Frame.quicklook_key == key,
+            )
+        ),
+        select(Master.id).where(Master.key == key),
+        select(Solution.id).where(Solution.solved_key == key, col(Solution.current).is_(True)),
+        select(Photometry.id).where(Photometry.sources_key == key, col(Photometry.current).is_(True)),
+        select(Calibration.id).where(Calibration.key == key, col(Calibration.current).is_(True)),
+        select(Solution.id)
+        .join(RevisionInput, col(RevisionInput.solution_id) == Solution.id)
+        .join(Revision, col(Revision.id) == RevisionInput.revision_id)
+        .where(Solution.solved_key == key, col(Revision.status).in_(HELD)),
+    ]
+    return any(session.exec(query.limit(1)).first() is not None for query in queries)

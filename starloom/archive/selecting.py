@@ -1,0 +1,130 @@
+"""Frames by condition: ``node=T42``, ``matches<25``, ``catalog=Tycho-2``, as operators write it.
+
+A condition names a column of the frame, its current solution or photometry, compares it with a value and never
+becomes SQL text: columns come from a list, values are bound.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement
+from sqlmodel import Session, col, or_, select
+
+from starloom.archive.models import Calibration, Frame, Photometry, Solution
+from starloom.errors import BadInput
+
+#: What a condition may name, and the column it means.
+COLUMNS: dict[str, Any] = {
+    "id": Frame.id,
+    "name": Frame.name,
+    "mission": Frame.obs_req,
+    "node": Frame.node_id,
+    "instrument": Frame.instrument_id,
+    "band": Frame.band,
+    "filter": Frame.filter,
+    "plane": Frame.plane,
+    "start": Frame.start_utc,
+    "received": Frame.received_at,
+    "exposure_s": Frame.exposure_s,
+    "solve": Frame.solve,
+    "solve_code": Frame.solve_code,
+    "measure": Frame.measure,
+    "measure_code": Frame.measure_code,
+    "solver": Solution.solver,
+    "catalog": Solution.catalog,
+    "catalog_version": Solution.catalog_version,
+    "code_version": Solution.code_version,
+    "solved": Solution.created_at,
+    "matches": Solution.matches,
+    "order": Solution.order,
+    "rms_px": Solution.rms_px,
+    "rms_arcsec": Solution.rms_arcsec,
+    "corner_error_px": Solution.corner_error_px,
+    "zero_point_mag": Photometry.zero_point_mag,
+    "zero_point_err": Photometry.zero_point_err,
+    "photometric_catalog": Photometry.catalog,
+    "dark": Calibration.dark_id,
+    "flat": Calibration.flat_id,
+    "defects": Calibration.defects_id,
+}
+_CONDITION = re.compile(r"\s*([a-z_]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*", re.DOTALL)
+
+
+def condition(text: str) -> ColumnElement[bool]:
+    """Return the SQL expression of one condition.
+
+    ``none`` as the value asks for what is not known; text may hold ``*`` for any characters.
+
+    Raises
+    ------
+    BadInput
+        ``bad-condition``: not ``column OPERATOR value``, an unknown column, or a value of another kind.
+    """
+    found = _CONDITION.fullmatch(text)
+    if found is None or found[1] not in COLUMNS or not found[3]:
+        raise BadInput(
+            f"not a condition: {text!r}",
+            code="bad-condition",
+            hint=f"Write COLUMN OPERATOR VALUE (= != < <= > >=), with one of {', '.join(sorted(COLUMNS))}.",
+        )
+    name, operator, said = found.groups()
+    column = col(COLUMNS[name])
+    if said.lower() == "none":
+        if operator not in ("=", "!="):
+            raise BadInput(f"{text!r}: nothing is less or more than none", code="bad-condition")
+        return column.is_(None) if operator == "=" else column.is_not(None)
+    value = _value(text, column, said)
+    if isinstance(value, str) and "*" in value and operator in ("=", "!="):
+        pattern = value.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").replace("*", "%")
+        like = column.like(pattern, escape="\\")
+        return like if operator == "=" else or_(~like, column.is_(None))
+    if operator == "!=":
+        return or_(column != value, column.is_(None))
+    compared: dict[str, Any] = {
+        "=": column.__eq__,
+        "<": column.__lt__,
+        "<=": column.__le__,
+        ">": column.__gt__,
+        ">=": column.__ge__,
+    }
+    expression: ColumnElement[bool] = compared[operator](value)
+    return expression
+
+
+def _value(text: str, column: Any, said: str) -> str | int | float | datetime:
+    kind = column.type.python_type
+    try:
+        if kind is datetime:
+            moment = datetime.fromisoformat(said)
+            return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return kind(said) if kind in (int, float) else said
+    except ValueError as error:
+        raise BadInput(
+            f"{text!r}: {said!r} is no {'date' if kind is datetime else 'number'}",
+            code="bad-condition",
+            hint="Dates are ISO 8601, UTC: 2026-11-24 or 2026-11-24T18:30.",
+        ) from error
+
+
+def frames_where(session: Session, conditions: Sequence[str], *, limit: int) -> Sequence[Frame]:
+    """Return the active light frames that satisfy every condition, oldest first.
+
+    Raises
+    ------
+    BadInput
+        ``bad-condition``.
+    """
+    query = (
+        select(Frame)
+        .join(Solution, (col(Solution.frame_id) == Frame.id) & col(Solution.current).is_(True), isouter=True)
+        .join(Photometry, (col(Photometry.frame_id) == Frame.id) & col(Photometry.current).is_(True), isouter=True)
+        .join(
+            Calibration, (col(Calibration.frame_id) == Frame.id) & col(Calibration.current).is_(True), isouter=True
+        )
+        .where(Frame.disposition == "active", Frame.kind == "light", *(condition(text) for text in conditions))
+    )
+    return session.exec(query.order_by(col(Frame.start_utc), col(Frame.id)).limit(limit)).all()
