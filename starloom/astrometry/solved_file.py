@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, cast
 
@@ -12,6 +12,7 @@ import numpy as np
 from astropy.io import fits
 
 from starloom.astrometry.seams import WcsCards
+from starloom.astrometry.stars_table import as_bytes
 from starloom.astrometry.wcs import WCS_KEYWORD
 from starloom.disk import whole_or_absent
 from starloom.errors import BadInput
@@ -30,8 +31,10 @@ _COMMENTS = {
 }
 
 
-def write_solved(source: Path | str, out: Path | str, cards: WcsCards) -> None:
-    """Copy a frame and put a WCS into the header of its image.
+def write_solved(
+    source: Path | str, out: Path | str, cards: WcsCards, *, tables: Sequence[fits.BinTableHDU] = ()
+) -> None:
+    """Copy a frame, put a WCS into the header of its image and tables behind it.
 
     Parameters
     ----------
@@ -42,6 +45,8 @@ def write_solved(source: Path | str, out: Path | str, cards: WcsCards) -> None:
         gzipped, any other is not.
     cards
         WCS cards, and any others that are to stand in the header.
+    tables
+        Extensions to be added at the end; those of the same name that the source holds are left out.
 
     Raises
     ------
@@ -65,12 +70,17 @@ def write_solved(source: Path | str, out: Path | str, cards: WcsCards) -> None:
     with whole_or_absent(out) as partial, opened(source, bounds) as (stream, size), partial.open("wb") as raw:
         segments = scan(source, stream, size, bounds)
         image = image_of(source, segments)
+        added = {table.name for table in tables}
+        segments = [s for s in segments if s is image or s.values.get("EXTNAME", "") not in added]
+        behind = b"".join(as_bytes(table) for table in tables)
         if out.suffix == ".gz":
             # No time and no name in the gzip header: the same frame gives the same bytes.
             with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
                 _copy(stream, cast(IO[bytes], packed), segments, image, cards)
+                packed.write(behind)
         else:
             _copy(stream, raw, segments, image, cards)
+            raw.write(behind)
         raw.flush()
         os.fsync(raw.fileno())
 

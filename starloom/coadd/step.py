@@ -210,10 +210,14 @@ def zero_point_of(frame: Frame, photometry: Photometry) -> tuple[float | None, f
 
 def _fetch(hub: Hub, item: claims.BoundInput, folder: Path) -> InputFrame:
     frame, solution, photometry = item.frame, item.solution, item.photometry
-    assert frame.solved_key is not None
+    # The copy that belongs to the bound solution; frames solved before solutions kept theirs have just one.
+    key, version = solution.solved_key, solution.solved_version
+    if key is None:
+        key, version = frame.solved_key, frame.solved_version
+    assert key is not None
     path = folder / f"{frame.id}.fits.fz"
     if not path.exists():
-        hub.lake.download(frame.solved_key, path, version=frame.solved_version)
+        hub.lake.download(key, path, version=version)
     zero_point_mag, zero_point_err = zero_point_of(frame, photometry)
     return InputFrame(
         id=frame.id,
