@@ -76,9 +76,8 @@ def _as_list(table: fits.BinTableHDU) -> StarList | None:
     names = {column.name for column in table.columns}
     if names | facts.keys() != wanted:
         return None
-    native = {
-        name: np.asarray(table.data[name]).astype(table.data[name].dtype.newbyteorder("=")) for name in names
-    }
-    facts = {name: float("nan") if value is None else value for name, value in facts.items()}
     facts["shape"] = tuple(facts["shape"])
-    return StarList(**native, **facts)
+    for name in names:
+        column = np.asarray(table.data[name])
+        facts[name] = column.astype(column.dtype.newbyteorder("="))
+    return StarList(**{name: float("nan") if value is None else value for name, value in facts.items()})
