@@ -80,4 +80,5 @@ def _as_list(table: fits.BinTableHDU) -> StarList | None:
     for name in names:
         column = np.asarray(table.data[name])
         facts[name] = column.astype(column.dtype.newbyteorder("="))
-    return StarList(**{name: float("nan") if value is None else value for name, value in facts.items()})
+    whole: dict[str, Any] = {name: float("nan") if value is None else value for name, value in facts.items()}
+    return StarList(**whole)
