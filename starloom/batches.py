@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
+from starloom.archive import dispositions
 from starloom.archive import frames as frame_rows
 from starloom.errors import BadInput, StarloomError, Unavailable
 from starloom.lake.keys import BadKey
@@ -120,7 +121,7 @@ def advance(hub: Hub, chunk: FrameChunk, step: Callable[[Hub, str], None], *, la
 def refuse(hub: Hub, frame_id: str, error: BadInput) -> None:
     """Set a frame aside for good, and tell its node why."""
     with hub.archive.transaction() as session:
-        frame = frame_rows.quarantine(session, frame_id, error.code, error.hint or error.message)
+        frame = dispositions.quarantine(session, frame_id, error.code, error.hint or error.message)
         frame.last_error = error.as_dict()
     try:
         write_receipt(hub, frame)
@@ -141,4 +142,4 @@ def park(hub: Hub, frame_id: str, error: BaseException) -> None:
         }
     with hub.archive.transaction() as session:
         attempts = frame_rows.get(session, frame_id).attempts
-        frame_rows.park(session, frame_id, record, min(PARK_BASE_S * 2.0**attempts, PARK_MAX_S))
+        dispositions.park(session, frame_id, record, min(PARK_BASE_S * 2.0**attempts, PARK_MAX_S))

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 from sqlalchemy import update
 from sqlmodel import Session, col, func, select
 
-from starloom.archive import frames
+from starloom.archive import arrivals, dispositions, frames
 from starloom.archive.claims import locked_mission
 from starloom.archive.engine import database_now
 from starloom.archive.models import (
@@ -125,7 +125,7 @@ def _adopt(session: Session, mission: Mission, frame: Frame) -> None:
     if frame.disposition != "active":
         return
     if frame.solve == "failed":
-        frames.requeue(session, frame.id)
+        dispositions.requeue(session, frame.id)
     elif frame.solve == "ok" and mission.ra_deg is not None and mission.dec_deg is not None:
         from starloom.archive.positions import is_elsewhere  # loads HEALPix, which few commands need
 
@@ -237,7 +237,7 @@ def describe(session: Session, mission_id: str) -> dict[str, Any]:
     return {
         "mission": mission.model_dump(),
         "frames": [{"state": state, "count": count} for state, count in sorted(counts.items())],
-        "in_flight": frames.in_flight(session, mission_id),
+        "in_flight": arrivals.in_flight(session, mission_id),
         "revisions": [revision.model_dump(exclude={"token"}) for revision in revisions],
         "products": [{"n": n, **product.model_dump()} for product, n in products],
         "events": [event.model_dump() for event in events],

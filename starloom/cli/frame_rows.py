@@ -123,11 +123,11 @@ def requeue(frame: FrameId, json: JsonOption = False) -> None:
 
     Example: starloom frames requeue 3f0c6a2b
     """
-    from starloom.archive import frames
+    from starloom.archive import dispositions, frames
 
     hub = open_hub()
     with hub.archive.transaction() as session:
-        found = frames.requeue(session, frames.find(session, frame).id)
+        found = dispositions.requeue(session, frames.find(session, frame).id)
     tell_nodes(hub, [found])
     _emit([found], json, "Requeued")
 
@@ -186,11 +186,11 @@ def withdraw(
 
     Example: starloom frames withdraw 3f0c6a2b --reason "dome closed"
     """
-    from starloom.archive import frames
+    from starloom.archive import dispositions, frames
 
     hub = open_hub()
     with hub.archive.transaction() as session:
-        found = frames.withdraw(session, frames.find(session, frame).id, reason)
+        found = dispositions.withdraw(session, frames.find(session, frame).id, reason)
     tell_nodes(hub, [found])
     _emit([found], json, "Withdrawn")
     if not json and found.mission_id:

@@ -161,11 +161,11 @@ def _pick(summary: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _change(mission: str, wish: Wish, as_json: bool, then: str) -> None:
-    from starloom.archive import frames, missions
+    from starloom.archive import arrivals, missions
 
     with open_archive().transaction() as session:
         found, changed = missions.change(session, mission, wish)
-        flying = frames.in_flight(session, mission)
+        flying = arrivals.in_flight(session, mission)
     _show([found], as_json)
     if as_json:
         return

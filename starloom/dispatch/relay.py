@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlmodel import Session
 
-from starloom.archive import events, frames
+from starloom.archive import arrivals, events
 from starloom.archive.engine import Archive, database_now
 from starloom.archive.models import Mission, StatusEvent
 from starloom.dispatch.heartbeat import Heartbeat
@@ -183,7 +183,7 @@ class Relay:
         if events.is_held(session, mission.id):
             return "the mission is being stacked"
         bound = event.created_at + timedelta(seconds=self.settings.settle_max_s)
-        if database_now(session) < bound and (flying := frames.in_flight(session, mission.id)):
+        if database_now(session) < bound and (flying := arrivals.in_flight(session, mission.id)):
             return f"{flying} frames in flight"
         return None
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field, ValidationError
 from sqlmodel import Session
 
+from starloom.archive import arrivals, dispositions, missions
 from starloom.archive import frames as rows
-from starloom.archive import missions
 from starloom.archive.engine import database_now
 from starloom.archive.models import Frame
 from starloom.batches import FrameBatch, batches
@@ -82,8 +82,8 @@ def _register(hub: Hub, item: Stored) -> str | None:
     name, node = parts[-1], parts[1] if len(parts) > 2 else NOBODY
     parsed = _parsed(name)
     with hub.archive.transaction() as session:
-        left = rows.left_behind(session, item.key, item.etag)
-        frame = rows.discover(
+        left = arrivals.left_behind(session, item.key, item.etag)
+        frame = arrivals.discover(
             session,
             inbox_key=item.key,
             etag=item.etag,
@@ -113,7 +113,7 @@ def _note_announcement(hub: Hub, key: str) -> None:
         if parsed.node != node or said.name != name.removesuffix(keys.ANNOUNCEMENT_SUFFIX):
             raise BadInput(f"{key} announces {said.name}", code="bad-announcement")
         with hub.archive.transaction() as session:
-            rows.announce(
+            arrivals.announce(
                 session,
                 node_id=node,
                 name=said.name,
@@ -139,7 +139,7 @@ def run(hub: Hub, frame_id: str) -> None:
     if source is None or seen is None:
         # Its node took it back, somebody tidied the lake by hand, or another run was quicker.
         gone = BadInput(f"{source or frame.name} is gone", code="object-missing", hint="Send the frame again.")
-        _settle(hub, frame, lambda session: rows.refuse(session, frame.id, gone.as_dict(), inbox_key=None))
+        _settle(hub, frame, lambda session: dispositions.refuse(session, frame.id, gone.as_dict(), inbox_key=None))
         return
     try:
         if frame.inbox_key is not None:
@@ -189,14 +189,14 @@ def _quarantine(hub: Hub, frame: Frame, seen: Stored, refused: BadInput, target:
     _settle(
         hub,
         frame,
-        lambda session: rows.refuse(
+        lambda session: dispositions.refuse(
             session, frame.id, refused.as_dict(), raw_key=target, **_read_from(frame, seen)
         ),
     )
 
 
 def _read_from(frame: Frame, seen: Stored) -> dict[str, Any]:
-    """Return the column that says which inbox object was read, for `rows.left_behind`."""
+    """Return the column that says which inbox object was read, for `arrivals.left_behind`."""
     return {} if frame.inbox_key is None else {"inbox_etag": seen.etag}
 
 
@@ -220,7 +220,7 @@ def _leave(hub: Hub, frame: Frame) -> None:
     if now is not None and now.etag == frame.inbox_etag:
         hub.lake.delete(frame.inbox_key)
     with hub.archive.transaction() as session:
-        rows.leave_inbox(session, frame.id)
+        arrivals.leave_inbox(session, frame.id)
 
 
 def _file(
@@ -247,7 +247,7 @@ def _file(
             focal_length_mm=header.value("focal_length_mm"),
             pixel_size_um=header.value("pixel_size_um"),
         )
-        return rows.record_ingest(
+        return arrivals.record_ingest(
             session,
             frame.id,
             mission_id=mission.id if mission else None,

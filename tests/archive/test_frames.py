@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from starloom.archive import Archive, claims, events, frames, missions
+from starloom.archive import Archive, arrivals, claims, dispositions, events, frames, missions
 from starloom.archive.engine import database_now
 from starloom.archive.models import Frame, Photometry, Solution, StatusEvent
 from starloom.archive.positions import (
@@ -37,14 +37,16 @@ def land(archive: Archive, *, n: int = 1, obs_req: str | None = "550", kind: str
         "start_utc": START + timedelta(minutes=n),
     } | changes
     with archive.transaction() as session:
-        frame = frames.discover(session, **values)
+        frame = arrivals.discover(session, **values)
         assert frame is not None
         return frame.id
 
 
 def ingest(archive: Archive, frame_id: str, digest: str = "a" * 64, mission_id: str | None = None) -> Frame:
     with archive.transaction() as session:
-        return frames.record_ingest(session, frame_id, pixel_digest=digest, mission_id=mission_id, raw_key="raw/x")
+        return arrivals.record_ingest(
+            session, frame_id, pixel_digest=digest, mission_id=mission_id, raw_key="raw/x"
+        )
 
 
 def settle(archive: Archive, frame_id: str, step: str, code: str | None = None) -> Frame:
@@ -59,7 +61,7 @@ def create(archive: Archive, mission_id: str = "550", **values: Any) -> None:
 
 def in_flight(archive: Archive, mission_id: str = "550") -> int:
     with archive.session() as session:
-        return frames.in_flight(session, mission_id)
+        return arrivals.in_flight(session, mission_id)
 
 
 def test_an_object_is_registered_once_and_ready_after_four_steps(archive: Archive) -> None:
@@ -67,7 +69,7 @@ def test_an_object_is_registered_once_and_ready_after_four_steps(archive: Archiv
     frame_id = land(archive)
     with archive.transaction() as session:
         assert (
-            frames.discover(
+            arrivals.discover(
                 session,
                 inbox_key="inbox/T17/20261008/1",
                 etag="e2",
@@ -132,19 +134,19 @@ def test_parked_frames_come_due_and_are_given_up_in_the_end(archive: Archive) ->
     frame_id = land(archive)
     error = {"code": "lake-unavailable", "message": "no answer"}
     with archive.transaction() as session:
-        frames.park(session, frame_id, error, 3600.0)
+        dispositions.park(session, frame_id, error, 3600.0)
     with archive.session() as session:
         assert frames.due(session, 10) == []
     with archive.transaction() as session:
-        frames.park(session, frame_id, error, 0.0)
+        dispositions.park(session, frame_id, error, 0.0)
         assert [f.id for f in frames.due(session, 10)] == [frame_id]
         frames.hold(session, [frame_id])
         assert frames.due(session, 10) == []
         for _ in range(frames.ATTEMPTS):
-            frame = frames.park(session, frame_id, error, 0.0)
+            frame = dispositions.park(session, frame_id, error, 0.0)
     assert (frame.disposition, frame.disposition_code) == ("quarantined", "retries-exhausted")
     with archive.transaction() as session:
-        assert frames.requeue(session, frame_id).ingest == "pending"
+        assert dispositions.requeue(session, frame_id).ingest == "pending"
         assert [f.id for f in frames.due(session, 10)] == [frame_id]
 
 
@@ -160,15 +162,15 @@ def test_an_announced_frame_is_in_flight_until_it_arrives_or_expires(archive: Ar
     create(archive)
     said = {"node_id": "T17", "name": "frame1.fits.fz", "obs_req": "550", "size": 1, "sha256": "a" * 64}
     with archive.transaction() as session:
-        frames.announce(session, **said, expires_at=database_now(session) - timedelta(seconds=1))
+        arrivals.announce(session, **said, expires_at=database_now(session) - timedelta(seconds=1))
     assert in_flight(archive) == 0
     with archive.transaction() as session:
-        frames.announce(session, **said, expires_at=database_now(session) + timedelta(hours=1))
+        arrivals.announce(session, **said, expires_at=database_now(session) + timedelta(hours=1))
     assert in_flight(archive) == 1
     frame_id = land(archive)
     assert in_flight(archive) == 1
     with archive.transaction() as session:
-        frames.quarantine(session, frame_id, "truncated", "Send it again.")
+        dispositions.quarantine(session, frame_id, "truncated", "Send it again.")
     assert in_flight(archive) == 0
 
 
@@ -179,8 +181,8 @@ def test_a_withdrawn_frame_is_not_bound(archive: Archive) -> None:
     for step in STEPS[1:]:
         settle(archive, frame_id, step)
     with archive.transaction() as session:
-        assert frames.withdraw(session, frame_id, "dome closed").ready_at is None
-        assert frames.requeue(session, frame_id).ready_at is not None
+        assert dispositions.withdraw(session, frame_id, "dome closed").ready_at is None
+        assert dispositions.requeue(session, frame_id).ready_at is not None
 
 
 def test_bad_missions_are_refused(archive: Archive) -> None:
@@ -312,16 +314,16 @@ def test_the_same_inputs_again_are_no_work(archive: Archive) -> None:
 def test_an_object_written_over_one_that_was_read_is_another_frame(archive: Archive) -> None:
     first = land(archive)
     with archive.transaction() as session:
-        assert frames.left_behind(session, "inbox/T17/20261008/1", "e1") is None
-        frames.record_ingest(session, first, pixel_digest="a" * 64, raw_key="raw/x", inbox_etag="e1")
-        left = frames.left_behind(session, "inbox/T17/20261008/1", "e1")
+        assert arrivals.left_behind(session, "inbox/T17/20261008/1", "e1") is None
+        arrivals.record_ingest(session, first, pixel_digest="a" * 64, raw_key="raw/x", inbox_etag="e1")
+        left = arrivals.left_behind(session, "inbox/T17/20261008/1", "e1")
         assert left is not None
         assert left.id == first
     second = land(archive, etag="e2")
     assert second != first
     with archive.session() as session:
         assert frames.get(session, first).inbox_key is None
-        assert frames.left_behind(session, "inbox/T17/20261008/1", "e2") is None
+        assert arrivals.left_behind(session, "inbox/T17/20261008/1", "e2") is None
 
 
 def test_a_refusal_changes_nothing_that_another_run_has_settled(archive: Archive) -> None:
@@ -329,8 +331,8 @@ def test_a_refusal_changes_nothing_that_another_run_has_settled(archive: Archive
     settled, open_ = land(archive, n=1), land(archive, n=2)
     ingest(archive, settled)
     with archive.transaction() as session:
-        assert frames.refuse(session, settled, error).disposition == "active"
-        refused = frames.refuse(session, open_, error, raw_key="quarantine/x")
+        assert dispositions.refuse(session, settled, error).disposition == "active"
+        refused = dispositions.refuse(session, open_, error, raw_key="quarantine/x")
         assert (refused.disposition_code, refused.disposition_hint) == ("object-missing", "Send it again.")
         assert refused.last_error == error
         assert frames.still_pending(session, settled, "solve") is not None
@@ -344,14 +346,14 @@ def test_a_name_in_conflict_or_taken_is_looked_at_again(archive: Archive) -> Non
     other = land(archive, inbox_key="inbox/T17/20261008/other")
     assert ingest(archive, other, "b" * 64).disposition_code == "name-conflict"
     with archive.transaction() as session:
-        assert frames.requeue(session, other).ingest == "pending"
+        assert dispositions.requeue(session, other).ingest == "pending"
     assert ingest(archive, other, "b" * 64).disposition_code == "name-conflict"
     with archive.transaction() as session:
-        frames.withdraw(session, first, "wrong one")
-        frames.requeue(session, other)
+        dispositions.withdraw(session, first, "wrong one")
+        dispositions.requeue(session, other)
     assert ingest(archive, other, "b" * 64).disposition == "active"
     with archive.transaction() as session, pytest.raises(Conflict, match="taken its place"):
-        frames.requeue(session, first)
+        dispositions.requeue(session, first)
 
 
 def test_frames_are_found_by_what_people_write(archive: Archive) -> None:
@@ -372,8 +374,8 @@ def test_an_announced_correction_is_waited_for(archive: Archive) -> None:
     create(archive)
     first = land(archive)
     with archive.transaction() as session:
-        frames.refuse(session, first, {"code": "truncated", "hint": "Send it again."}, inbox_key=None)
-        frames.announce(
+        dispositions.refuse(session, first, {"code": "truncated", "hint": "Send it again."}, inbox_key=None)
+        arrivals.announce(
             session, node_id="T17", name="frame1.fits.fz", obs_req="550", size=1, sha256="c" * 64,
             expires_at=database_now(session) + timedelta(hours=1),
         )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from starloom.archive import Archive, claims, frames, missions, results, staleness
+from starloom.archive import Archive, claims, dispositions, frames, missions, results, staleness
 from starloom.archive.engine import database_now
 from starloom.archive.models import Calibration, Frame, Instrument, Master, Mission, Node, Photometry, Solution
 
@@ -142,7 +142,7 @@ def test_a_frame_that_cannot_be_done_again_keeps_what_it_has(archive: Archive, f
     assert after.next_attempt_at is None
     with archive.transaction() as session:
         frames.reprocess(session, frame.id, "solve")
-        again = frames.quarantine(session, frame.id, "bad-fits", "")
+        again = dispositions.quarantine(session, frame.id, "bad-fits", "")
     assert (again.disposition, again.ready_at) == ("active", frame.ready_at)
 
 
@@ -150,7 +150,7 @@ def test_frames_under_way_and_set_aside_are_left_alone(archive: Archive, frame: 
     with archive.transaction() as session:
         assert frames.reprocess(session, frame.id, "measure") is not None
         session.add(Frame(id="f" * 32, name="new", node_id="T42", start_utc=START))
-        frames.withdraw(session, frame.id, "dome closed")
+        dispositions.withdraw(session, frame.id, "dome closed")
     with archive.transaction() as session:
         assert frames.reprocess(session, frame.id, "solve") is None
         assert frames.reprocess(session, "f" * 32, "solve") is None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from starloom.archive import frames as rows
-from starloom.archive import missions
+from starloom.archive import arrivals, missions
 from starloom.archive.models import Frame, Solution
 from starloom.cli import output
 
@@ -19,9 +19,9 @@ UUID = "0c9a3e4e-7f2b-4a51-9d3e-2f6f5f1f7a10"
 def land(hub: Any, n: int = 1, mission: str = "550", **changes: Any) -> Frame:
     name = f"ObsReq-{mission}_TelID-T42_20251201T0130{n:02d}.fits.fz"
     with hub.archive.transaction() as session:
-        frame = rows.discover(
+        frame = arrivals.discover(
             session, inbox_key=f"inbox/T42/20251201/{name}", etag="e", name=name, node_id="T42",
-            obs_req=mission, kind="light", start_utc=rows.datetime.fromisoformat("2025-12-01T01:30:00+00:00"),
+            obs_req=mission, kind="light", start_utc=datetime.fromisoformat("2025-12-01T01:30:00+00:00"),
         )  # fmt: skip
         assert frame is not None
         for column, value in changes.items():

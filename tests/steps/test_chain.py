@@ -11,8 +11,8 @@ import pytest
 from astropy.io import fits
 from sqlmodel import select
 
+from starloom.archive import arrivals, dispositions, missions
 from starloom.archive import frames as rows
-from starloom.archive import missions
 from starloom.archive.models import Conditions, Photometry, Solution
 from starloom.archive.positions import frames_covering, separation_deg
 from starloom.astrometry import step as astrometry
@@ -72,7 +72,7 @@ def test_the_receipt_follows_the_frame_from_step_to_step(station: Any, frames: A
     assert (told["state"], told["settled"]) == ("ready", True)
     assert "unknown-mission" in told["flags"]
     with station.hub.archive.transaction() as session:
-        rows.withdraw(session, frame_id, "dome closed")
+        dispositions.withdraw(session, frame_id, "dome closed")
     from starloom.receipts import write_receipt
 
     write_receipt(station.hub, station.frame(frame_id))
@@ -149,7 +149,7 @@ def test_a_frame_withdrawn_while_it_is_solved_stays_withdrawn(
 
     def withdrawn_meanwhile(*args: Any, **named: Any) -> Any:
         with station.hub.archive.transaction() as session:
-            rows.withdraw(session, frame_id, "dome closed")
+            dispositions.withdraw(session, frame_id, "dome closed")
         return solve(*args, **named)
 
     monkeypatch.setattr(astrometry, "solve_pixels", withdrawn_meanwhile)
@@ -183,7 +183,7 @@ def test_a_frame_without_stars_says_so(station: Any, frames: Any) -> None:
     assert (told["state"], told["settled"], told["code"]) == ("solve-failed", True, frame.solve_code)
     assert told["hint"]
     with station.hub.archive.session() as session:
-        assert rows.in_flight(session, "550") == 0
+        assert arrivals.in_flight(session, "550") == 0
 
 
 def silent(path: Path, folder: Path) -> Path:
@@ -262,7 +262,7 @@ def test_a_mosaic_becomes_four_frames_of_one_colour(station: Any, mosaic: Path) 
     )
     assert told["pixel_digest"] == frame.pixel_digest
     with station.hub.archive.session() as session:
-        assert rows.in_flight(session, "550") == 0
+        assert arrivals.in_flight(session, "550") == 0
         assert rows.find(session, mosaic.name).id == frame.id
         detail = missions.describe(session, "550")
     assert detail["frames"] == [{"state": "ready", "count": 4}, {"state": "split", "count": 1}]
@@ -281,7 +281,7 @@ def test_a_mosaic_half_way_is_in_flight_and_not_settled_for_its_node(
     told = station.receipt(mosaic.name)
     assert (told["state"], told["settled"]) == ("processing", False)
     with station.hub.archive.session() as session:
-        assert rows.in_flight(session, "550") == 4
+        assert arrivals.in_flight(session, "550") == 4
     assert sorted(station.due()) == sorted(rows.plane_ids(station.frame(frame_id)))
     station.process(station.due())
     assert station.receipt(mosaic.name)["state"] == "ready"

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 from astropy.io import fits
+from sqlmodel import select
 
+from starloom.archive import arrivals, dispositions
 from starloom.archive import frames as rows
 from starloom.archive.engine import database_now
+from starloom.archive.models import Announcement
 from starloom.errors import BadInput, Conflict, StarloomError, Unavailable
 from starloom.frames import Bounds, inspect_file, sha256_of
 from starloom.frames import step as ingest
@@ -56,13 +59,13 @@ def test_a_run_killed_anywhere_is_run_again(
     (frame_id,) = station.discover()
     with monkeypatch.context() as patch:
         if cut == "before-commit":
-            patch.setattr(rows, "record_ingest", kill)
+            patch.setattr(arrivals, "record_ingest", kill)
         elif cut == "before-receipt":
             patch.setattr(ingest, "write_receipt", kill)
         elif cut == "before-delete":
             patch.setattr(type(station.hub.lake), "delete", kill)
         else:
-            patch.setattr(rows, "leave_inbox", kill)
+            patch.setattr(arrivals, "leave_inbox", kill)
         with pytest.raises(Killed):
             ingest.run(station.hub, frame_id)
     assert station.discover() == []
@@ -261,7 +264,7 @@ def test_a_file_too_large_is_not_even_fetched(station: Any, frames: Any, monkeyp
     assert frame.disposition_code == "too-large"
     assert station.hub.lake.get_bytes(frame.raw_key, max_bytes=10**7) == path.read_bytes()
     with station.hub.archive.transaction() as session:
-        rows.requeue(session, frame_id)
+        dispositions.requeue(session, frame_id)
     (again,) = station.process([frame_id])
     assert rows.state_of(again) == "ready"
 
@@ -282,7 +285,7 @@ def test_a_quarantined_frame_is_taken_up_when_the_cause_is_gone(
     assert frame.disposition_code == "too-many-hdus"
     assert station.receipt(path.name)["hint"] == "A bound of ours was too tight."
     with station.hub.archive.transaction() as session:
-        rows.requeue(session, frame.id)
+        dispositions.requeue(session, frame.id)
     assert station.due() == [frame.id]
     (again,) = station.process([frame.id])
     assert rows.state_of(again) == "ready"
@@ -299,16 +302,16 @@ def test_a_name_conflict_is_settled_by_withdrawing_the_other(station: Any, frame
     (other,) = station.process()
     assert other.disposition_code == "name-conflict"
     with station.hub.archive.transaction() as session:
-        rows.requeue(session, other.id)
+        dispositions.requeue(session, other.id)
     (other,) = station.process([other.id])
     assert other.disposition_code == "name-conflict"
     with station.hub.archive.transaction() as session:
-        rows.withdraw(session, kept.id, "wrong exposure")
-        rows.requeue(session, other.id)
+        dispositions.withdraw(session, kept.id, "wrong exposure")
+        dispositions.requeue(session, other.id)
     (other,) = station.process([other.id])
     assert rows.state_of(other) == "ready"
     with station.hub.archive.transaction() as session, pytest.raises(Conflict, match="taken its place"):
-        rows.requeue(session, kept.id)
+        dispositions.requeue(session, kept.id)
 
 
 def test_a_full_disk_or_a_silent_lake_parks_the_frame(
@@ -352,7 +355,7 @@ def announce(station: Any, name: str, /, **changes: Any) -> str:
 
 def in_flight(station: Any) -> int:
     with station.hub.archive.session() as session:
-        return rows.in_flight(session, "550")
+        return arrivals.in_flight(session, "550")
 
 
 def test_an_announced_frame_holds_its_mission_until_it_comes_or_the_time_is_up(station: Any, frames: Any) -> None:
@@ -370,7 +373,7 @@ def test_an_announced_frame_holds_its_mission_until_it_comes_or_the_time_is_up(s
     station.discover()
     assert in_flight(station) == 1
     with station.hub.archive.transaction() as session:
-        for announcement in session.exec(rows.select(rows.Announcement)).all():
+        for announcement in session.exec(select(Announcement)).all():
             announcement.expires_at = database_now(session) - timedelta(seconds=1)
     assert in_flight(station) == 0
 
@@ -405,4 +408,4 @@ def test_a_hostile_announcement_is_dropped(station: Any, frames: Any, changes: d
     assert len(station.discover()) == 1
     assert station.hub.lake.stat(key) is None
     with station.hub.archive.session() as session:
-        assert session.exec(rows.select(rows.Announcement)).all() == []
+        assert session.exec(select(Announcement)).all() == []

@@ -1,0 +1,215 @@
+"""Frames as they arrive: announced, found in the inbox, told apart from what is known already."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col, func, or_, select
+
+from starloom.archive.engine import database_now
+from starloom.archive.frames import LOST_AFTER_S, add_flags, is_settled, locked, touch
+from starloom.archive.models import STEPS, Announcement, Frame
+
+
+def discover(
+    session: Session,
+    *,
+    inbox_key: str,
+    etag: str,
+    name: str,
+    node_id: str,
+    obs_req: str | None,
+    kind: str,
+    start_utc: datetime | None,
+) -> Frame | None:
+    """Register an object of the inbox; None when it is known already.
+
+    A node that overwrites its own object before it was read has corrected itself: the same row goes on.
+    """
+    known = session.exec(select(Frame).where(Frame.inbox_key == inbox_key).with_for_update()).first()
+    if known is not None:
+        if known.disposition == "active" and known.ingest == "pending":
+            known.inbox_etag = etag
+            return None
+        if known.inbox_etag == etag:
+            return None
+        # Read, and overwritten before its run had freed the inbox: what lies there now is another arrival.
+        known.inbox_key = None
+        session.flush()
+    frame = Frame(
+        name=name,
+        node_id=node_id,
+        obs_req=obs_req,
+        kind=kind,
+        start_utc=start_utc,
+        inbox_key=inbox_key,
+        inbox_etag=etag,
+        next_attempt_at=database_now(session) + timedelta(seconds=LOST_AFTER_S),
+    )
+    if not _added(session, frame):
+        return None
+    waiting = select(Announcement).where(
+        Announcement.node_id == node_id, Announcement.name == name, col(Announcement.arrived_at).is_(None)
+    )
+    for announcement in session.exec(waiting).all():
+        announcement.arrived_at = database_now(session)
+    session.flush()
+    return frame
+
+
+def _added(session: Session, row: Announcement | Frame) -> bool:
+    """Insert a row; False when another run has inserted the same a moment ago."""
+    try:
+        with session.begin_nested():
+            session.add(row)
+            session.flush()
+    except IntegrityError:
+        return False
+    return True
+
+
+def left_behind(session: Session, inbox_key: str, etag: str) -> Frame | None:
+    """Return the frame that was read from this very object, if its run ended before it had freed the inbox."""
+    known = session.exec(select(Frame).where(Frame.inbox_key == inbox_key, Frame.inbox_etag == etag)).first()
+    return known if known is not None and (known.ingest != "pending" or known.disposition != "active") else None
+
+
+def record_ingest(session: Session, frame_id: str, *, pixel_digest: str, **values: Any) -> Frame:
+    """File a frame that passed all checks: by its pixels it is new, a duplicate, or in conflict with its name.
+
+    Identity is node, start and decoded pixels within one mission. Another header or another compression changes
+    nothing: ``duplicate``. The same node, start and mission with other pixels: ``name-conflict``.
+    """
+    frame = locked(session, frame_id)
+    if frame.ingest != "pending" or frame.disposition != "active":
+        return frame
+    for column, value in values.items():
+        setattr(frame, column, value)
+    _hold_place(session, frame)
+    held_by = twin(session, frame)
+    if held_by is None:
+        try:
+            with session.begin_nested():
+                frame.pixel_digest = pixel_digest
+                frame.ingest = "ok"
+                session.flush()
+        except IntegrityError:  # the same pixels were committed by another run a moment ago
+            session.refresh(frame)
+            for column, value in values.items():
+                setattr(frame, column, value)
+            held_by = twin(session, frame)
+    if held_by is not None:
+        frame.ingest = "ok"
+        frame.pixel_digest = pixel_digest
+        if held_by.pixel_digest == pixel_digest:
+            frame.disposition, frame.disposition_code = "duplicate", "duplicate"
+            frame.disposition_hint = "These pixels arrived before; nothing to do."
+        else:
+            frame.disposition, frame.disposition_code = "quarantined", "name-conflict"
+            frame.disposition_hint = (
+                "Another frame of this node, mission and start time has other pixels; correct the start time "
+                "in the name, or withdraw the other frame."
+            )
+        frame.duplicate_of = held_by.id
+    if frame.obs_req is not None and frame.mission_id is None:
+        add_flags(frame, "unknown-mission")
+    touch(session, frame, again_after_s=None if is_settled(frame) else LOST_AFTER_S)
+    session.flush()
+    return frame
+
+
+def _hold_place(session: Session, frame: Frame) -> None:
+    """Let one run at a time decide who holds a place; on SQLite the transaction itself does.
+
+    The unique index keeps the same pixels apart, but two frames of one name with other pixels would both find
+    the place free.
+    """
+    if session.connection().dialect.name == "postgresql":
+        place = f"{frame.node_id} {frame.start_utc} {frame.obs_req} {frame.kind}"
+        lock = text("SELECT pg_advisory_xact_lock(hashtextextended(:place, 0))")
+        session.connection().execute(lock, {"place": place})
+
+
+def twin(session: Session, frame: Frame) -> Frame | None:
+    """Return the active frame that holds this one's place (mission, node, start), if there is one."""
+    with session.no_autoflush:
+        return session.exec(
+            select(Frame).where(
+                Frame.node_id == frame.node_id,
+                Frame.start_utc == frame.start_utc,
+                Frame.obs_req == frame.obs_req if frame.obs_req else col(Frame.obs_req).is_(None),
+                Frame.kind == frame.kind,
+                Frame.disposition == "active",
+                Frame.ingest == "ok",
+                Frame.id != frame.id,
+            )
+        ).first()
+
+
+def leave_inbox(session: Session, frame_id: str) -> None:
+    """Forget the inbox object, which is gone: the same name may come again."""
+    locked(session, frame_id).inbox_key = None
+
+
+def announce(
+    session: Session,
+    *,
+    node_id: str,
+    name: str,
+    obs_req: str | None,
+    size: int,
+    sha256: str,
+    expires_at: datetime,
+) -> None:
+    """Note that a frame is on its way; said again, it lives longer."""
+    known = session.exec(
+        select(Announcement).where(
+            Announcement.node_id == node_id, Announcement.name == name, Announcement.sha256 == sha256
+        )
+    ).first()
+    if known is not None:
+        known.expires_at = expires_at
+        return
+    # An earlier frame of the same name, which this one corrects, is not the one announced.
+    arrived = session.exec(
+        select(Frame.id).where(
+            Frame.node_id == node_id,
+            Frame.name == name,
+            or_(Frame.raw_sha256 == sha256, col(Frame.inbox_key).is_not(None)),
+        )
+    ).first()
+    _added(
+        session,
+        Announcement(
+            node_id=node_id,
+            name=name,
+            obs_req=obs_req,
+            size=size,
+            sha256=sha256,
+            announced_at=database_now(session),
+            expires_at=expires_at,
+            arrived_at=database_now(session) if arrived else None,
+        ),
+    )
+
+
+def in_flight(session: Session, obs_req: str) -> int:
+    """Count what a mission should wait for: announced and not here, or here and not settled."""
+    announced = session.exec(
+        select(func.count()).where(
+            Announcement.obs_req == obs_req,
+            col(Announcement.arrived_at).is_(None),
+            col(Announcement.expires_at) > database_now(session),
+        )
+    ).one()
+    open_frames = select(Frame).where(
+        Frame.obs_req == obs_req,
+        Frame.disposition == "active",
+        Frame.kind == "light",
+        col(Frame.ready_at).is_(None),
+        or_(*(getattr(Frame, step) == "pending" for step in STEPS)),
+    )
+    return announced + sum(not is_settled(frame) for frame in session.exec(open_frames).all())
