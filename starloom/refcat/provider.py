@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -38,7 +39,15 @@ class CatalogStars:
     catalog
         Name of the catalogue.
     epoch
-        Julian year of the positions.
+        Julian year of the positions: the one that was asked for where the catalogue has proper motions.
+    version
+        Release of the catalogue, as far as its file or service says.
+    mags, mag_errs
+        Magnitudes and their errors by band, each of shape ``(n,)``, NaN where a star has none; ``mags[band]`` is
+        ``mag``.
+    position_err_arcsec
+        Error (1 sigma, per axis) of the positions at ``epoch``, proper motion's included, shape ``(n,)``; None
+        where nobody knows.
     """
 
     ra_deg: Floats
@@ -47,6 +56,10 @@ class CatalogStars:
     band: str
     catalog: str
     epoch: float
+    version: str = ""
+    mags: Mapping[str, Floats] = field(default_factory=dict)
+    mag_errs: Mapping[str, Floats] = field(default_factory=dict)
+    position_err_arcsec: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.ra_deg)
@@ -65,8 +78,19 @@ class Refcat(Protocol):
         """Its name."""
         ...
 
-    def cone(self, ra_deg: float, dec_deg: float, radius_deg: float, *, limit: int | None = None) -> CatalogStars:
-        """Return the stars within ``radius_deg`` of a point, brightest first, at most ``limit`` of them."""
+    def cone(
+        self,
+        ra_deg: float,
+        dec_deg: float,
+        radius_deg: float,
+        *,
+        limit: int | None = None,
+        epoch: float | None = None,
+    ) -> CatalogStars:
+        """Return the stars within ``radius_deg`` of a point, brightest first, at most ``limit`` of them.
+
+        ``epoch`` is the Julian year they are moved to by their proper motions; None: the catalogue's own.
+        """
         ...
 
     def seiza(self) -> StarCatalog:
@@ -121,7 +145,15 @@ class Tycho2:
         """Julian year of the positions."""
         return self._header.epoch
 
-    def cone(self, ra_deg: float, dec_deg: float, radius_deg: float, *, limit: int | None = None) -> CatalogStars:
+    def cone(
+        self,
+        ra_deg: float,
+        dec_deg: float,
+        radius_deg: float,
+        *,
+        limit: int | None = None,
+        epoch: float | None = None,
+    ) -> CatalogStars:
         """Return the stars within a circle on the sky, brightest first.
 
         Parameters
@@ -132,6 +164,8 @@ class Tycho2:
             Radius in degrees, 0 to 180; the circle's border belongs to it.
         limit
             Keep only this many of the brightest.
+        epoch
+            Julian year wanted; without proper motions the positions stay where they are.
 
         Raises
         ------
@@ -146,7 +180,8 @@ class Tycho2:
         inside = _separation_deg(ra, dec, ra_deg, dec_deg) <= radius_deg
         ra, dec, mag = ra[inside], dec[inside], mag[inside]
         order = np.lexsort((dec, ra, mag))[:limit]
-        return CatalogStars(ra[order], dec[order], mag[order], self.band, self.catalog, self.epoch)
+        mag = mag[order]
+        return CatalogStars(ra[order], dec[order], mag, self.band, self.catalog, self.epoch, mags={self.band: mag})
 
     def seiza(self) -> StarCatalog:
         """Return the catalogue opened by the seiza solver; opened once per object."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from starloom.refcat import Refcat, default_refcat
+from starloom.refcat import CatalogStars, Refcat, default_refcat
 
 Floats = NDArray[np.float64]
 
@@ -64,6 +64,8 @@ def field_sky(
     mag_limit: float = 16.0,
     mag_scatter: float = 0.2,
     position_scatter_arcsec: float = 0.1,
+    epoch: float | None = None,
+    colour_term: float = 0.0,
     refcat: Refcat | None = None,
 ) -> Sky:
     """Build the true sky of a field.
@@ -81,16 +83,26 @@ def field_sky(
     mag_scatter
         Rms difference between a star's true magnitude and the catalogue's (another passband), mag.
     position_scatter_arcsec
-        Rms difference per axis between true and catalogue position (motion since the epoch), arcsec.
+        Rms difference per axis between true and catalogue position, arcsec.
+    epoch
+        Julian year for which the sky is true: stars of known proper motion have moved there. ``None`` leaves them
+        at the catalogue's epoch.
+    colour_term
+        Magnitudes by which the night's band differs from the catalogue's per magnitude of BT - VT, about the
+        mean colour; no effect where the catalogue has no colours.
     refcat
         Catalogue of the bright stars; the one that ships by default.
     """
     rng = np.random.default_rng(seed)
-    known = (refcat or default_refcat()).cone(ra_deg, dec_deg, radius_deg)
+    catalog = refcat or default_refcat()
+    centre = (ra_deg, dec_deg, radius_deg)
+    known = catalog.cone(*centre) if epoch is None else catalog.cone(*centre, epoch=epoch)
     shift = rng.normal(0.0, position_scatter_arcsec / 3600, (2, len(known)))
     ra = known.ra_deg + shift[0] / np.cos(np.radians(known.dec_deg))
     dec = known.dec_deg + shift[1]
     mag = known.mag + rng.normal(0.0, mag_scatter, len(known))
+    if colour_term:
+        mag += colour_term * _colour(known)
 
     bright = int((known.mag < COMPLETE_TO).sum())
     growth = 10 ** (COUNT_SLOPE * (mag_limit - COMPLETE_TO)) - 1
@@ -121,6 +133,15 @@ def offset_position(
     east = np.sin(bearing_rad) * np.sin(d) * np.cos(dec0)
     ra = ra_deg + np.degrees(np.arctan2(east, np.cos(d) - np.sin(dec0) * sine))
     return np.asarray(ra % 360.0, dtype=np.float64), np.asarray(np.degrees(dec), dtype=np.float64)
+
+
+def _colour(known: CatalogStars) -> Floats:
+    """BT - VT less its mean, 0 where it is unknown."""
+    if not {"BT", "VT"} <= known.mags.keys():
+        return np.zeros(len(known))
+    colour = known.mags["BT"] - known.mags["VT"]
+    seen = np.isfinite(colour)
+    return np.where(seen, colour - (colour[seen].mean() if seen.any() else 0.0), 0.0)
 
 
 def _uniform_in_circle(

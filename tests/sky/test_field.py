@@ -54,3 +54,36 @@ def test_offset_is_the_asked_distance_away(centre: tuple[float, float]) -> None:
     a, b = np.radians(dec), np.radians(centre[1])
     cosine = np.sin(a) * np.sin(b) + np.cos(a) * np.cos(b) * np.cos(np.radians(ra - centre[0]))
     np.testing.assert_allclose(np.degrees(np.arccos(cosine)), 10.0, atol=1e-9)
+
+
+class Moving:
+    """A catalogue whose stars move north by half an arcsecond a year, some without a colour."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(4)
+        self.ra, self.dec = 100.0 + rng.uniform(-0.3, 0.3, 400), rng.uniform(-0.3, 0.3, 400)
+        self.mag = rng.uniform(8.0, 11.0, 400)
+        self.colour = np.where(np.arange(400) < 20, np.nan, rng.normal(0.8, 0.4, 400))
+
+    def cone(self, ra_deg: float, dec_deg: float, radius_deg: float, *, epoch: float | None = None) -> object:
+        moved = 0.0 if epoch is None else (epoch - 2000.0) * 0.5 / 3600
+        columns = {"ra_deg": self.ra, "dec_deg": self.dec + moved, "mag": self.mag}
+        mags = {"BT": self.mag + self.colour, "VT": self.mag}
+        return type("Stars", (), {**columns, "mags": mags, "__len__": lambda _: 400})()
+
+
+def test_stars_move_to_the_epoch() -> None:
+    exact = {"seed": 1, "mag_limit": 11.0, "mag_scatter": 0.0, "position_scatter_arcsec": 0.0, "refcat": Moving()}
+    then = field_sky(100.0, 0.0, 0.5, **exact)  # type: ignore[arg-type]
+    now = field_sky(100.0, 0.0, 0.5, epoch=2026.0, **exact)  # type: ignore[arg-type]
+    np.testing.assert_allclose((now.dec_deg - then.dec_deg) * 3600, 13.0, atol=1e-6)
+    np.testing.assert_array_equal(now.ra_deg, then.ra_deg)
+
+
+def test_the_colour_term_turns_about_the_mean_colour() -> None:
+    catalog = Moving()
+    exact = {"seed": 1, "mag_limit": 11.0, "mag_scatter": 0.0, "position_scatter_arcsec": 0.0, "refcat": catalog}
+    red = field_sky(100.0, 0.0, 0.5, colour_term=-0.3, **exact)  # type: ignore[arg-type]
+    offset = catalog.colour - np.nanmean(catalog.colour)
+    expected = np.sort(catalog.mag - 0.3 * np.where(np.isnan(offset), 0.0, offset))
+    np.testing.assert_allclose(red.mag, expected, atol=1e-9)
