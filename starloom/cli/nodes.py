@@ -35,6 +35,10 @@ def register(
     lat: Annotated[float | None, typer.Option(help="Latitude, deg, north positive.")] = None,
     lon: Annotated[float | None, typer.Option(help="Longitude, deg, east positive.")] = None,
     elev: Annotated[float | None, typer.Option(help="Elevation, m.")] = None,
+    exact_site: Annotated[
+        bool | None,
+        typer.Option("--exact-site/--rounded-site", help="Whether the owner agrees to publish the exact site."),
+    ] = None,
     filter: Annotated[
         list[str] | None, typer.Option("--filter", help="The node's filter name and its band: 'Filter 2=R'.")
     ] = None,
@@ -62,6 +66,7 @@ def register(
             site_lat_deg=lat,
             site_lon_deg=lon,
             site_elev_m=elev,
+            exact_site=exact_site,
             filters=filters,
             access_key=secret.get("access_key"),
         )

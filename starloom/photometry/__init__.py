@@ -1,6 +1,20 @@
 """Zero point, seeing, sky and depth of a frame, and its list of sources."""
 
-from starloom.photometry.bands import standard_band
-from starloom.photometry.measure import FramePhotometry, photometer, saturation_level
+from starloom.photometry.bands import BandInfo, band_info, is_unmapped, standard_band
+from starloom.photometry.measure import FramePhotometry, PhotometryOptions, cone_of, photometer, saturation_level
+from starloom.photometry.transparency import transparency
+from starloom.photometry.zero_point import ColourTerm
 
-__all__ = ["FramePhotometry", "photometer", "saturation_level", "standard_band"]
+__all__ = [
+    "BandInfo",
+    "ColourTerm",
+    "FramePhotometry",
+    "PhotometryOptions",
+    "band_info",
+    "cone_of",
+    "is_unmapped",
+    "photometer",
+    "saturation_level",
+    "standard_band",
+    "transparency",
+]

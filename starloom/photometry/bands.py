@@ -1,49 +1,110 @@
-"""Filter names as capture programs write them, and the standard bands they mean."""
+"""Filter names as capture programs write them, the standard bands they mean, and the light those pass."""
 
 from __future__ import annotations
 
-#: Lower-case names without "johnson", "bessell", "cousins", "sdss" and punctuation; case decides between R and r.
-_ALIASES = {
-    "clear": "Clear",
-    "c": "Clear",
-    "cv": "Clear",
-    "luminance": "Clear",
-    "lum": "Clear",
-    "l": "Clear",
-    "ha": "Ha",
-    "halpha": "Ha",
-    "oiii": "OIII",
-    "o3": "OIII",
-    "sii": "SII",
-    "s2": "SII",
-}
-_SYSTEMS = {
-    **dict.fromkeys(("johnson", "bessell", "bessel", "harris"), "UBVRI"),
-    "cousins": "RI",
-    **dict.fromkeys(("sdss", "sloan"), "ugriz"),
-}
-_PLAIN = frozenset("UBVRIugiz")
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+_IGNORED = re.compile(r"[\s_\-'’′.()/+]+")
+
+
+@dataclass(frozen=True)
+class BandInfo:
+    """A standard band.
+
+    Parameters
+    ----------
+    id
+        Short name, as in the archive: ``V``, ``r``, ``Ha``.
+    svo_id
+        Name in the manner of the SVO Filter Profile Service, ``Facility/Instrument.Band``.
+    em_min_m, em_max_m
+        Limits at half transmission, metres; ObsCore's ``em_min`` and ``em_max``.
+    system
+        ``vega`` or ``ab`` for the bands of a photometric system, ``none`` for others (clear, narrow).
+    nearest
+        Catalogue bands to tie it to, the nearest first.
+    """
+
+    id: str
+    svo_id: str
+    em_min_m: float
+    em_max_m: float
+    system: str
+    nearest: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Table:
+    version: int
+    bands: dict[str, BandInfo]
+    exact: dict[str, str]
+    aliases: dict[str, str]
+
+
+@cache
+def _table() -> _Table:
+    # Here, because the command line names bands too and has no time for a YAML parser it may not need.
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    raw = yaml.load((files(__package__) / "filters.yaml").read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
+    bands = {
+        name: BandInfo(
+            name,
+            band["svo"],
+            band["nm"][0] * 1e-9,
+            band["nm"][1] * 1e-9,
+            band["system"],
+            tuple(band["nearest"]),
+        )
+        for name, band in raw["bands"].items()
+    }
+    aliases: dict[str, str] = {}
+    for band, names in raw["aliases"].items():
+        for name in names:
+            key = _key(name)
+            if aliases.setdefault(key, band) != band:
+                raise ValueError(f"the filter name {name!r} means both {aliases[key]} and {band}")
+    exact = {name: band for band, names in raw["exact"].items() for name in names}
+    return _Table(int(raw["version"]), bands, exact, aliases)
+
+
+def _key(name: str) -> str:
+    """Return a name as the table compares it: lower case, nothing but letters and digits."""
+    return _IGNORED.sub("", name).lower()
+
+
+def table_version() -> int:
+    """Return the version of the table of filter names; a name may change its band only with it."""
+    return _table().version
 
 
 def standard_band(filter_name: str | None) -> str | None:
     """Return the standard band a filter name clearly means, or None.
 
-    ``Johnson V``, ``V`` → ``V``; ``SDSS r'`` → ``r``; ``Lum`` → ``Clear``. A lone lower-case ``r`` or a colour
-    word such as ``Red`` is left alone: sets of colour filters differ too much to be called a band.
+    ``Johnson V``, ``V`` → ``V``; ``SDSS r'`` → ``r``; ``Lum`` → ``Clear``; ``HaOiii`` → ``HaOIII``. A lone
+    lower-case ``r`` or a colour word such as ``Red`` is left alone: sets of colour filters differ too much to be
+    called a band. ``None`` as text means that no filter was in the light: ``Clear``.
     """
     if not filter_name or not filter_name.strip():
         return None
-    words = filter_name.replace("_", " ").replace("-", " ").replace("'", "").split()
-    if not words:
-        return None
-    for system, letters in _SYSTEMS.items():
-        if words[0].lower() == system and len(words) == 2 and len(words[1]) == 1:
-            letter = words[1].lower() if letters.islower() else words[1].upper()
-            return letter if letter in letters else None
-    joined = "".join(words)
-    if joined in _PLAIN or joined == "rp":
-        return joined[0]
-    return _ALIASES.get(joined.lower())
+    table = _table()
+    bare = _IGNORED.sub("", filter_name)
+    # Of a single letter the case decides; elsewhere nobody keeps to it.
+    return table.exact.get(bare) or table.aliases.get(_key(bare))
+
+
+def band_info(band: str | None) -> BandInfo | None:
+    """Return what is known of a band, None for a node's own name of a filter (``node:name``)."""
+    return None if band is None else _table().bands.get(band)
+
+
+def known_bands() -> tuple[str, ...]:
+    """Return the ids of all standard bands."""
+    return tuple(_table().bands)
 
 
 def is_unmapped(band: str | None) -> bool:

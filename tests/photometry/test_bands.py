@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from starloom.photometry import standard_band
+from starloom.photometry import band_info, is_unmapped, standard_band
+from starloom.photometry.bands import known_bands, table_version
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,22 @@ from starloom.photometry import standard_band
         ("Ha", "Ha"),
         ("O III", "OIII"),
         ("SII", "SII"),
+        ("HaOiii", "HaOIII"),
+        ("IRCUT", "IRCUT"),
+        ("UV/IR Cut", "IRCUT"),
+        ("LP", "LP"),
+        ("Astro", "Clear"),
+        ("None", "Clear"),
+        ("Duo", "HaOIII"),
+        ("L-eXtreme", "HaOIII"),
+        ("w", "w"),
+        ("ip", "i"),
+        ("zs", "z"),
+        ("g'", "g"),
+        ("Rc", "R"),
+        ("Ha 3nm", "Ha"),
+        ("Astrodon OIII 3nm", "OIII"),
+        ("Johnson-Cousins R", "R"),
     ],
 )
 def test_clear_names_are_bands(name, band):
@@ -36,7 +53,25 @@ def test_clear_names_are_bands(name, band):
 
 
 @pytest.mark.parametrize(
-    "name", [None, "", "  ", "'", "-", "r", "Red", "Green", "Filter 2", "IRCUT", "Cousins V", "SDSS X", "Johnson"]
+    "name", [None, "", "  ", "'", "-", "r", "Red", "Green", "Filter 2", "G", "Cousins V", "SDSS X", "Johnson"]
 )
 def test_unclear_names_are_left_alone(name):
     assert standard_band(name) is None
+
+
+def test_every_band_has_a_wavelength_range_and_a_catalogue_band():
+    for band in known_bands():
+        info = band_info(band)
+        assert info is not None
+        assert 3e-7 < info.em_min_m < info.em_max_m < 1.1e-6
+        assert "/" in info.svo_id
+        assert info.nearest
+    assert band_info("V").nearest[:2] == ("V", "VT")
+    assert 4.9e-7 < band_info("V").em_min_m < 5.1e-7
+    assert table_version() >= 2
+
+
+@pytest.mark.parametrize("band", [None, "T24:Filter 2"])
+def test_a_node_s_own_filter_is_no_band(band):
+    assert is_unmapped(band)
+    assert band_info(band) is None
