@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starloom.refcat import CatalogStars, Refcat, default_refcat
+from starloom.refcat.motion import move, usual_motion_masyr
 
 Floats = NDArray[np.float64]
 
 # Star counts rise roughly as 10^(0.36 m) in the range of small telescopes; the field only has to look right.
 COUNT_SLOPE = 0.36
-# The shipped Tycho-2 is complete to VT 11 in crowded fields and 12 elsewhere; drawn stars take over between.
+# Tycho-2 holds 90 % of the stars at V 11.5; drawn stars take over from there.
 COMPLETE_TO = 11.5
 
 
@@ -63,9 +64,11 @@ def field_sky(
     band: str = "V",
     mag_limit: float = 16.0,
     mag_scatter: float = 0.2,
-    position_scatter_arcsec: float = 0.1,
+    position_scatter_arcsec: float | None = 0.1,
     epoch: float | None = None,
+    draw_motion: bool = True,
     colour_term: float = 0.0,
+    colour_zero: float | None = None,
     refcat: Refcat | None = None,
 ) -> Sky:
     """Build the true sky of a field.
@@ -83,13 +86,19 @@ def field_sky(
     mag_scatter
         Rms difference between a star's true magnitude and the catalogue's (another passband), mag.
     position_scatter_arcsec
-        Rms difference per axis between true and catalogue position, arcsec.
+        Rms difference per axis between true and catalogue position, arcsec; None draws each star's from the error
+        that the catalogue states for it in that year.
     epoch
         Julian year for which the sky is true: stars of known proper motion have moved there. ``None`` leaves them
         at the catalogue's epoch.
+    draw_motion
+        Whether the stars whose proper motion the catalogue does not know move too, by one drawn from what stars of
+        their magnitude have (`drawn_motion_masyr`). No catalogue knows it: a solver must live with it.
     colour_term
-        Magnitudes by which the night's band differs from the catalogue's per magnitude of BT - VT, about the
-        mean colour; no effect where the catalogue has no colours.
+        Magnitudes by which the night's band differs from the catalogue's per magnitude of BT - VT; no effect where
+        the catalogue has no colours.
+    colour_zero
+        BT - VT at which the two bands agree; None: the field's mean.
     refcat
         Catalogue of the bright stars; the one that ships by default.
     """
@@ -97,12 +106,17 @@ def field_sky(
     catalog = refcat or default_refcat()
     centre = (ra_deg, dec_deg, radius_deg)
     known = catalog.cone(*centre) if epoch is None else catalog.cone(*centre, epoch=epoch)
-    shift = rng.normal(0.0, position_scatter_arcsec / 3600, (2, len(known)))
-    ra = known.ra_deg + shift[0] / np.cos(np.radians(known.dec_deg))
-    dec = known.dec_deg + shift[1]
+    years = 0.0 if epoch is None else epoch - _own_epoch(catalog, known)
+    scatter = _scatter_mas(known, position_scatter_arcsec, years)
+    east, north = rng.normal(0.0, 1.0, (2, len(known))) * scatter
+    if draw_motion and years:
+        moved = drawn_motion_masyr(rng, known.mag) * years
+        east, north = np.stack([east, north]) + moved * _unknown_motion(known)
+    # Positions are shifted as stars move: on the sphere, at the poles too.
+    ra, dec = move(known.ra_deg, known.dec_deg, east, north, 1.0)
     mag = known.mag + rng.normal(0.0, mag_scatter, len(known))
     if colour_term:
-        mag += colour_term * _colour(known)
+        mag += colour_term * _colour(known, colour_zero)
 
     bright = int((known.mag < COMPLETE_TO).sum())
     growth = 10 ** (COUNT_SLOPE * (mag_limit - COMPLETE_TO)) - 1
@@ -123,6 +137,16 @@ def field_sky(
     )
 
 
+def drawn_motion_masyr(rng: np.random.Generator, mag: Floats) -> Floats:
+    """Draw proper motions of stars of given magnitudes: mas a year, east and north, shape ``(2, n)``.
+
+    Student's t with three degrees of freedom has the long tails of Tycho-2 (68, 95 and 99.7 % of one axis within
+    11.5, 43 and 154 mas a year); its central 68 % are brought to `usual_motion_masyr`.
+    """
+    central_68_of_t3 = 1.197
+    return rng.standard_t(3, (2, len(mag))) / central_68_of_t3 * usual_motion_masyr(mag)
+
+
 def offset_position(
     ra_deg: float, dec_deg: float, distance_deg: Floats | float, bearing_rad: Floats | float
 ) -> tuple[Floats, Floats]:
@@ -135,13 +159,38 @@ def offset_position(
     return np.asarray(ra % 360.0, dtype=np.float64), np.asarray(np.degrees(dec), dtype=np.float64)
 
 
-def _colour(known: CatalogStars) -> Floats:
-    """BT - VT less its mean, 0 where it is unknown."""
+def _scatter_mas(known: CatalogStars, scatter_arcsec: float | None, years: float) -> Floats | float:
+    if scatter_arcsec is not None:
+        return scatter_arcsec * 1000.0
+    if known.position_err_arcsec is None:
+        return 0.0
+    # The motion that a stated error allows for is drawn by itself.
+    motion = np.where(_unknown_motion(known), usual_motion_masyr(known.mag) * years, 0.0)
+    scatter: Floats = np.sqrt(np.maximum((known.position_err_arcsec * 1000.0) ** 2 - motion**2, 0.0))
+    return scatter
+
+
+def _unknown_motion(known: CatalogStars) -> NDArray[np.bool_]:
+    if known.pm_ra_masyr is None or known.pm_dec_masyr is None:
+        return np.ones(len(known), bool)
+    return ~(np.isfinite(known.pm_ra_masyr) & np.isfinite(known.pm_dec_masyr))
+
+
+def _own_epoch(catalog: Refcat, known: CatalogStars) -> float:
+    """Return the year of a catalogue's positions: its own word, else that of stars nobody moved."""
+    said = getattr(catalog, "epoch", None)
+    return float(said) if said is not None else known.epoch
+
+
+def _colour(known: CatalogStars, zero: float | None) -> Floats:
+    """BT - VT less ``zero``, or less its mean; 0 where it is unknown."""
     if not {"BT", "VT"} <= known.mags.keys():
         return np.zeros(len(known))
     colour = known.mags["BT"] - known.mags["VT"]
     seen = np.isfinite(colour)
-    return np.where(seen, colour - (colour[seen].mean() if seen.any() else 0.0), 0.0)
+    if zero is None:
+        zero = float(colour[seen].mean()) if seen.any() else 0.0
+    return np.where(seen, colour - zero, 0.0)
 
 
 def _uniform_in_circle(

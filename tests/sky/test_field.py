@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from starloom.refcat import default_refcat
+from starloom.refcat import CatalogStars, StarsRefcat, default_refcat
 from starloom.sky.field import Sky, field_sky, offset_position
 
 
@@ -56,34 +56,66 @@ def test_offset_is_the_asked_distance_away(centre: tuple[float, float]) -> None:
     np.testing.assert_allclose(np.degrees(np.arccos(cosine)), 10.0, atol=1e-9)
 
 
-class Moving:
+class Moving(StarsRefcat):
     """A catalogue whose stars move north by half an arcsecond a year, some without a colour."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: float = 1.0, error_arcsec: float = 0.0) -> None:
         rng = np.random.default_rng(4)
-        self.ra, self.dec = 100.0 + rng.uniform(-0.3, 0.3, 400), rng.uniform(-0.3, 0.3, 400)
         self.mag = rng.uniform(8.0, 11.0, 400)
         self.colour = np.where(np.arange(400) < 20, np.nan, rng.normal(0.8, 0.4, 400))
+        north = np.where(rng.random(400) < known, 500.0, np.nan)
+        super().__init__(
+            CatalogStars(
+                100.0 + rng.uniform(-0.3, 0.3, 400),
+                rng.uniform(-0.3, 0.3, 400),
+                self.mag,
+                "VT",
+                "moving",
+                2000.0,
+                mags={"BT": self.mag + self.colour, "VT": self.mag},
+                position_err_arcsec=np.full(400, error_arcsec),
+                pm_ra_masyr=0.0 * north,
+                pm_dec_masyr=north,
+                pm_err_masyr=np.zeros(400),
+            )
+        )
 
-    def cone(self, ra_deg: float, dec_deg: float, radius_deg: float, *, epoch: float | None = None) -> object:
-        moved = 0.0 if epoch is None else (epoch - 2000.0) * 0.5 / 3600
-        columns = {"ra_deg": self.ra, "dec_deg": self.dec + moved, "mag": self.mag}
-        mags = {"BT": self.mag + self.colour, "VT": self.mag}
-        return type("Stars", (), {**columns, "mags": mags, "__len__": lambda _: 400})()
+
+EXACT = {"seed": 1, "mag_limit": 11.0, "mag_scatter": 0.0, "position_scatter_arcsec": 0.0}
 
 
 def test_stars_move_to_the_epoch() -> None:
-    exact = {"seed": 1, "mag_limit": 11.0, "mag_scatter": 0.0, "position_scatter_arcsec": 0.0, "refcat": Moving()}
-    then = field_sky(100.0, 0.0, 0.5, **exact)  # type: ignore[arg-type]
-    now = field_sky(100.0, 0.0, 0.5, epoch=2026.0, **exact)  # type: ignore[arg-type]
+    then = field_sky(100.0, 0.0, 0.5, refcat=Moving(), **EXACT)  # type: ignore[arg-type]
+    now = field_sky(100.0, 0.0, 0.5, refcat=Moving(), epoch=2026.0, **EXACT)  # type: ignore[arg-type]
     np.testing.assert_allclose((now.dec_deg - then.dec_deg) * 3600, 13.0, atol=1e-6)
-    np.testing.assert_array_equal(now.ra_deg, then.ra_deg)
+    np.testing.assert_allclose(now.ra_deg, then.ra_deg, atol=1e-10)
+
+
+def test_stars_of_unknown_motion_move_too() -> None:
+    catalog = Moving(known=0.0)
+    then = field_sky(100.0, 0.0, 0.5, refcat=catalog, **EXACT)  # type: ignore[arg-type]
+    still = field_sky(100.0, 0.0, 0.5, refcat=catalog, epoch=2026.0, draw_motion=False, **EXACT)  # type: ignore[arg-type]
+    np.testing.assert_allclose(still.dec_deg, then.dec_deg, atol=1e-10)
+    now = field_sky(100.0, 0.0, 0.5, refcat=catalog, epoch=2026.0, **EXACT)  # type: ignore[arg-type]
+    moved = np.abs(np.concatenate([now.dec_deg - then.dec_deg, now.ra_deg - then.ra_deg])) * 3600
+    stated = catalog.cone(100.0, 0.0, 0.5, epoch=2026.0).position_err_arcsec
+    assert stated is not None
+    # The catalogue states the error that this motion makes: 68 % lie within it, and its tails are long.
+    assert np.mean(moved < np.median(stated)) == pytest.approx(0.68, abs=0.05)
+    assert moved.max() > 4 * np.median(stated)
+
+
+def test_errors_can_be_the_catalogues_own() -> None:
+    catalog = Moving(known=0.5, error_arcsec=0.07)
+    wanted = EXACT | {"position_scatter_arcsec": None}
+    exact = field_sky(100.0, 0.0, 0.5, refcat=catalog, epoch=2026.0, draw_motion=False, **EXACT)  # type: ignore[arg-type]
+    shaken = field_sky(100.0, 0.0, 0.5, refcat=catalog, epoch=2026.0, draw_motion=False, **wanted)  # type: ignore[arg-type]
+    assert np.std(shaken.dec_deg - exact.dec_deg) * 3600 == pytest.approx(0.07, rel=0.1)
 
 
 def test_the_colour_term_turns_about_the_mean_colour() -> None:
     catalog = Moving()
-    exact = {"seed": 1, "mag_limit": 11.0, "mag_scatter": 0.0, "position_scatter_arcsec": 0.0, "refcat": catalog}
-    red = field_sky(100.0, 0.0, 0.5, colour_term=-0.3, **exact)  # type: ignore[arg-type]
+    red = field_sky(100.0, 0.0, 0.5, colour_term=-0.3, refcat=catalog, **EXACT)  # type: ignore[arg-type]
     offset = catalog.colour - np.nanmean(catalog.colour)
     expected = np.sort(catalog.mag - 0.3 * np.where(np.isnan(offset), 0.0, offset))
     np.testing.assert_allclose(red.mag, expected, atol=1e-9)
