@@ -2,100 +2,77 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import sep
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
+from starloom.astrometry.bins import Bools
+from starloom.astrometry.centroids import Frame, Measured, windowed
+from starloom.astrometry.extract import (
+    NARROW,
+    THRESHOLD_SIGMA,
+    Objects,
+    extract,
+    kernel_for,
+    noise_left,
+    white_noise,
+    window_kernel,
+)
+from starloom.astrometry.look import Looked, look
+from starloom.astrometry.profile import FWHM_PER_SIGMA, Profile
+from starloom.astrometry.profile_fit import frame_width
 from starloom.astrometry.seams import Unsolved
+from starloom.astrometry.sizes import Sizes
+from starloom.astrometry.star_list import StarList, spread
+from starloom.errors import BadInput
+
+__all__ = ["StarList", "detect_stars"]
 
 Floats = NDArray[np.float64]
 
-MESH_PX = 64
-THRESHOLD_SIGMA = 4.0
-FWHM_PER_SIGMA = 2.3548
-# A star of FWHM 1.2 px, centred, puts 45 % of its light into one pixel; a hot pixel or a cosmic-ray hit all of it.
-MAX_PEAK_FRACTION = 0.6
-# Below this share of the frame's FWHM an object is sharper than the optics can make a star.
-MIN_RELATIVE_FWHM = 0.6
-MAX_RELATIVE_FWHM = 3.0
-# A star centred on a pixel has up to 1.5 times the peak of one centred on a corner, at a FWHM of 2 px.
-MAX_RELATIVE_PEAK = 1.6
-TRAILED_ELLIPTICITY = 0.45
-MIN_STARS = 6
+MIN_SIDE = 16
+#: Least signal-to-noise against the sky, and against sky and the star's own photons.
+MIN_SNR, MIN_SURENESS = 5.0, 4.0
+#: Of a star's size squared: below it is sharper in some direction than optics can draw it,
+MIN_SIZE = 0.6
+#: above it is no point but a line, or a knot of a nebula.
+MAX_SIZE, MAX_MEAN_SIZE = 1.75, 1.55
+#: Scatter of the size along one direction at a signal-to-noise of 1, and how many of it are forgiven.
+SIZE_SCATTER, FORGIVEN = 1.41, 1.5
+#: A saturated core is as round as this, or it is a satellite's trail.
+MIN_ROUNDNESS = 0.35
+#: Stars that describe the frame stand out by this and are of its usual size within that.
+PSF_SNR, PSF_SIZE = 30.0, 0.35
+#: Light of a Moffat profile over what is under its matching window, where no star is bright enough to tell.
+USUAL_WHOLE = 2.2
+MAX_HIDDEN = 0.25
 
 
-@dataclass(frozen=True)
-class StarList:
-    """Stars of one frame, brightest first, and what they say about it.
-
-    Parameters
-    ----------
-    x, y
-        Windowed centroids, 0-based pixel centres, shape ``(n,)``.
-    flux
-        Background-subtracted isophotal flux, ADU, shape ``(n,)``.
-    peak
-        Highest pixel above the background, ADU, shape ``(n,)``.
-    fwhm_px
-        Full width at half maximum, from the radius that holds half of the light, shape ``(n,)``.
-    ellipticity
-        ``1 - b/a``, shape ``(n,)``.
-    saturated
-        Whether the star's peak reaches the saturation level, shape ``(n,)``.
-    shape
-        ``(ny, nx)`` of the frame.
-    background_adu, noise_adu
-        Sky level and noise of one sky pixel, as medians over the frame.
-    frame_fwhm_px, frame_ellipticity
-        Medians over the well-exposed stars; NaN without stars.
-    trailed
-        Whether the stars are drawn out in one common direction.
-    """
-
-    x: Floats
-    y: Floats
-    flux: Floats
-    peak: Floats
-    fwhm_px: Floats
-    ellipticity: Floats
-    saturated: NDArray[np.bool_]
-    shape: tuple[int, int]
-    background_adu: float
-    noise_adu: float
-    frame_fwhm_px: float
-    frame_ellipticity: float
-    trailed: bool = False
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @property
-    def fault(self) -> str | None:
-        """Why the frame will hardly solve: ``too-few-stars``, ``trailed``, or None."""
-        if len(self) < MIN_STARS:
-            return "too-few-stars"
-        return "trailed" if self.trailed else None
-
-    def brightest(self, n: int) -> StarList:
-        """Return the same list cut to its ``n`` brightest stars."""
-        columns = ("x", "y", "flux", "peak", "fwhm_px", "ellipticity", "saturated")
-        return replace(self, **{name: getattr(self, name)[:n] for name in columns})
-
-
-def detect_stars(data: NDArray[Any], *, max_stars: int = 2000, saturation_adu: float | None = None) -> StarList:
+def detect_stars(
+    data: NDArray[Any],
+    *,
+    max_stars: int = 2000,
+    saturation_adu: float | None = None,
+    mask: NDArray[np.bool_] | None = None,
+    gain_e_per_adu: float | None = None,
+) -> StarList:
     """Find the stars of a frame.
 
     Parameters
     ----------
     data
-        Pixels, shape ``(ny, nx)``, any real type; NaN and infinite pixels are left out.
+        Pixels, shape ``(ny, nx)``, any real type and byte order; NaN and infinite pixels are left out.
     max_stars
-        Keep only this many of the brightest.
+        Keep only this many, bright ones spread over the frame (`StarList.balanced`).
     saturation_adu
-        Level at which a pixel counts as saturated; ``None`` looks for a plateau at the frame's maximum.
+        Level at which a pixel counts as saturated; ``None`` looks for a plateau at the brightest stars' tops.
+    mask
+        True marks pixels that are not to be used, same shape.
+    gain_e_per_adu
+        Electrons per ADU, for the errors of the centroids; ``None`` estimates it from sky and noise.
 
     Returns
     -------
@@ -106,163 +83,179 @@ def detect_stars(data: NDArray[Any], *, max_stars: int = 2000, saturation_adu: f
     ------
     Unsolved
         ``no-sky``: no usable pixels, or pixels that are all alike, so that there is no sky to stand out from.
+    BadInput
+        ``bad-mask``: the mask is not of the frame's shape.
 
     Notes
     -----
-    Hot pixels and cosmic-ray hits are sharper than the frame's stars, bad columns and satellite trails far longer;
-    both are dropped. Stars that all are elongated stay, because a badly guided frame can still be solved.
+    Stars are looked for on means of 2 × 2 pixels (finer where they are undersampled, coarser where they are out of
+    focus, through a kernel of the trail's shape where they are drawn out), and measured on the pixels themselves
+    under a Gaussian window of the frame's own profile. What is sharper than that profile in any direction is a hot
+    pixel, a bad column or a cosmic-ray hit; what is much broader a nebula, a trail or a blend.
 
     References
     ----------
     Bertin & Arnouts 1996, A&AS 117, 393; Barbary 2016, JOSS 1, 58 (sep).
     """
-    if data.ndim != 2:
-        raise Unsolved(f"an image of shape {data.shape} is not a frame", code="no-sky")
-    mask = ~np.isfinite(data) if data.dtype.kind == "f" else np.zeros(data.shape, bool)
-    if mask.all() or min(data.shape) < 16:
-        raise Unsolved("the frame has no usable pixels", code="no-sky")
-    pixels = np.ascontiguousarray(data, dtype=np.float32)
-    if pixels is data or mask.any():
-        pixels = np.where(mask, np.float32(0), pixels)
-    saturation = _saturation(pixels, mask) if saturation_adu is None else saturation_adu
-    mesh = min(MESH_PX, *data.shape)
-    sky = sep.Background(pixels, mask=mask, bw=mesh, bh=mesh)
-    noise = float(sky.globalrms)
-    # Where most pixels are clipped there is no sky either, only its absence.
-    clipped = np.count_nonzero(pixels[~mask] >= pixels[~mask].max()) / np.count_nonzero(~mask)
-    if not (np.isfinite(noise) and noise > 0) or clipped > 0.5:
-        raise Unsolved("the frame has no sky: its pixels are all alike", code="no-sky")
-    level = np.asarray(sky.back())
-    pixels = pixels - level
-    pixels[mask] = 0.0
-    found = _extract(pixels, noise, mask)
-    found = found[np.isfinite(found["flux"]) & (found["flux"] > 0)]
-    found = found[np.argsort(-found["flux"], kind="stable")]
+    data, mask = _checked(data, mask)
+    seen = look(data, mask, saturation_adu, gain_e_per_adu)
+    kernel = kernel_for(seen.profile, seen.step)
+    objects = extract(seen.image, kernel, THRESHOLD_SIGMA * noise_left(seen.image, kernel))
+    x, y = (seen.step * objects[axis] + (seen.step - 1) / 2 for axis in "xy")
+    shape = int(data.shape[0]), int(data.shape[1])
     # Rejection drops some, so look at more than asked for, but not at every blob of a crowded 60-megapixel frame.
-    found = found[: max(3 * max_stars, 6000)]
-    fwhm = _fwhm(pixels, found, mask)
-    star = _is_star(found, fwhm, data.shape)
-    found, fwhm = found[star], fwhm[star]
-    star = _is_soft(pixels, found, fwhm, noise, mask)
-    found, fwhm = found[star], fwhm[star]
-    at = (np.clip(np.rint(found["ypeak"]), 0, None).astype(int), np.clip(found["xpeak"], 0, None).astype(int))
-    saturated = found["peak"] + level[at] >= saturation
-    ellipticity = 1.0 - found["b"] / found["a"]
-    good = ~saturated & (found["flux"] > 20 * noise)
-    good = good if good.sum() >= 5 else np.ones(len(found), bool)
-    typical = float(np.median(fwhm[good])) if len(found) else float("nan")
-    x, y = _windowed(pixels, found, typical, mask)
-    drawn_out = float(np.median(ellipticity[good])) if len(found) else float("nan")
-    stars = StarList(
-        x=x,
-        y=y,
-        flux=found["flux"].astype(np.float64),
-        peak=found["peak"].astype(np.float64),
-        fwhm_px=fwhm,
-        ellipticity=np.asarray(ellipticity, np.float64),
-        saturated=np.asarray(saturated, bool),
-        shape=(int(data.shape[0]), int(data.shape[1])),
-        background_adu=float(sky.globalback),
-        noise_adu=noise,
-        frame_fwhm_px=typical,
-        frame_ellipticity=drawn_out,
-        trailed=bool(drawn_out > TRAILED_ELLIPTICITY and _aligned(found["theta"][good])),
+    chosen = spread(x, y, shape, max(3 * max_stars, 6000))
+    return _measured(seen, objects[chosen], x[chosen], y[chosen], max_stars, saturation_adu)
+
+
+def _checked(data: NDArray[Any], mask: Bools | None) -> tuple[NDArray[Any], Bools | None]:
+    if data.ndim != 2 or data.dtype.kind not in "biuf":
+        raise Unsolved(f"an array of shape {data.shape} and type {data.dtype} is not a frame", code="no-sky")
+    if mask is not None and mask.shape != data.shape:
+        raise BadInput(
+            f"a mask of shape {mask.shape} for a frame of {data.shape}",
+            code="bad-mask",
+            hint="A mask has one entry a pixel of the frame.",
+        )
+    if min(data.shape) < MIN_SIDE:
+        raise Unsolved(f"{data.shape[1]} × {data.shape[0]} pixels hold no sky", code="no-sky")
+    if data.dtype.kind == "b":
+        data = data.astype(np.uint8)
+    return np.ascontiguousarray(data), None if mask is None else np.ascontiguousarray(mask, bool)
+
+
+def _measured(
+    seen: Looked, objects: Objects, x: Floats, y: Floats, max_stars: int, saturation_adu: float | None
+) -> StarList:
+    """Measure objects on the pixels, keep the stars among them, and describe the frame by them."""
+    frame, profile = seen.frame, seen.profile
+    core = FWHM_PER_SIGMA * profile.round_px / 2
+    stars = windowed(frame, x, y, profile.window, core)
+    top = stars.peak + stars.level + frame.base
+    saturated = top >= (_plateau(frame, x, y, top) if saturation_adu is None else saturation_adu)
+    stars = _beyond_saturation(
+        frame, stars, profile, x, y, seen.step * np.sqrt(objects["a"] * objects["b"]), saturated
     )
-    return stars.brightest(max_stars)
+    # Noise that is correlated from pixel to pixel is more, in all sums over pixels, than a pixel's noise says.
+    whiteness = max(
+        noise_left(seen.image, k) / white_noise(k) for k in (NARROW, window_kernel(profile, seen.step))
+    )
+    sizes = Sizes(stars, profile)
+    good = ~saturated & (stars.snr > PSF_SNR) & (stars.hidden == 0) & (sizes.most < MAX_SIZE) & (sizes.least > 0.3)
+    usual = _usual_size(stars, sizes, good, profile)
+    keep = _are_stars(stars, sizes, usual, saturated, objects, profile, whiteness)
+    keep &= np.hypot(stars.x - x, stars.y - y) < 1.5 * core + seen.step
+    ny, nx = int(frame.data.shape[0]), int(frame.data.shape[1])
+    keep &= (stars.x > 1) & (stars.x < nx - 2) & (stars.y > 1) & (stars.y < ny - 2)
+    isophotal = objects["flux"] * seen.step * stars.noise
+    whole = (
+        np.median(isophotal[good & keep] / stars.light[good & keep]) if (good & keep).sum() >= 5 else USUAL_WHOLE
+    )
+    flux = np.where(saturated, isophotal, whole * stars.light)
+    order = np.flatnonzero(keep)
+    order = order[np.argsort(-flux[order], kind="stable")]
+    order = order[_apart(stars.x[order], stars.y[order], max(0.7 * core, 1.0))]
+    order = order[spread(stars.x[order], stars.y[order], (ny, nx), max_stars)]
+    psf = order[good[order] & (np.abs(sizes.mean[order] - usual) < PSF_SIZE)]
+    psf = psf if len(psf) >= 3 else order[~saturated[order]]
+    fwhm, frame_fwhm, defocused = sizes.widths, float("nan"), False
+    if len(psf):
+        width = frame_width(frame, profile, stars.x[psf], stars.y[psf], stars.light[psf], stars.level[psf])
+        frame_fwhm, defocused = width
+        fwhm = fwhm * frame_fwhm / float(np.median(fwhm[psf]))
+    trailed = profile.trail_px > 0 and len(order) > 0
+    return StarList(
+        x=stars.x[order],
+        y=stars.y[order],
+        flux=flux[order],
+        peak=stars.peak[order],
+        fwhm_px=fwhm[order],
+        ellipticity=sizes.ellipticities[order],
+        saturated=saturated[order],
+        shape=(ny, nx),
+        background_adu=frame.base + frame.sky.typical_level,
+        noise_adu=frame.sky.typical_noise,
+        frame_fwhm_px=frame_fwhm,
+        frame_ellipticity=float(np.median(sizes.ellipticities[psf])) if len(psf) else float("nan"),
+        trailed=trailed,
+        theta_deg=sizes.theta_deg[order],
+        centroid_err_px=stars.error_px[order] * whiteness,
+        defocused=defocused,
+        trail_px=profile.trail_px if trailed else 0.0,
+        trail_angle_deg=float(np.degrees(profile.angle)) if trailed else float("nan"),
+    )
 
 
-def _saturation(pixels: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
-    """Guess the saturation level: several pixels stand within 0.1 % of the maximum only where they clip."""
-    top = float(pixels.max(initial=0.0, where=~mask))
-    plateau = int(np.count_nonzero((pixels >= 0.999 * top) & ~mask))
-    return 0.999 * top if top > 0 and plateau >= 5 else float("inf")
+def _usual_size(stars: Measured, sizes: Sizes, good: Bools, profile: Profile) -> float:
+    """Return the size squared that most stars have, relative to the window."""
+    if good.sum() >= 5:
+        return float(np.median(sizes.mean[good]))
+    if profile.stars:
+        # What a star like the profile shows under its window, which is not its own where that is held wide.
+        own, window = profile.round_px**2, float(np.sqrt(np.linalg.det(profile.window)))
+        return 1.0 if profile.trail_px else 2 * own / (own + window)
+    faint = np.isfinite(stars.x) & (stars.snr > MIN_SNR)
+    # No star was bright enough to choose the window by, so the window may be far off.
+    return float(np.clip(np.median(sizes.mean[faint]), 0.3, 1.0)) if faint.sum() >= 5 else 1.0
 
 
-def _extract(pixels: NDArray[np.float32], noise: float, mask: NDArray[np.bool_]) -> NDArray[np.void]:
-    """Run the extraction, with room for crowded frames, and again less deeply where even that is too small."""
-    sep.set_extract_pixstack(max(300_000, pixels.size // 4))
-    sep.set_sub_object_limit(8192)
-    threshold = THRESHOLD_SIGMA
-    while True:
-        try:
-            found: NDArray[np.void] = sep.extract(
-                pixels, threshold, err=noise, mask=mask, minarea=5, deblend_cont=0.005
-            )
-        except Exception as error:
-            # sep raises bare Exception when one of its buffers is full; anything else is not ours to hide.
-            if threshold > 100 or not any(word in str(error) for word in ("overflow", "buffer", "limit")):
-                raise
-            threshold *= 2
-        else:
-            return found
+def _are_stars(
+    stars: Measured,
+    sizes: Sizes,
+    usual: float,
+    saturated: Bools,
+    objects: Objects,
+    profile: Profile,
+    whiteness: float,
+) -> Bools:
+    """Tell stars from hot pixels, cosmic-ray hits, bad columns, trails, nebulae and noise."""
+    slack = FORGIVEN * SIZE_SCATTER / np.maximum(stars.snr, 1e-3)
+    keep = np.isfinite(stars.x) & (stars.hidden < MAX_HIDDEN)
+    keep &= (stars.snr > MIN_SNR * whiteness) & (stars.sureness > MIN_SURENESS)
+    keep &= sizes.least > MIN_SIZE * usual - slack
+    # A saturated star is as wide as its light makes it.
+    keep &= ((sizes.most < MAX_SIZE + slack) & (sizes.mean < MAX_MEAN_SIZE * usual)) | saturated
+    keep &= ~saturated | (objects["b"] > MIN_ROUNDNESS * objects["a"]) | (profile.trail_px > 0)
+    return np.asarray(keep, bool)
 
 
-def _fwhm(pixels: NDArray[np.float32], found: NDArray[np.void], mask: NDArray[np.bool_]) -> Floats:
-    """Twice the radius that holds half of the light: the FWHM of a Gaussian, and close to it for a Moffat."""
-    if not len(found):
-        return np.zeros(0)
-    reach = np.clip(4.0 * found["a"], 3.0, 30.0)
-    radius, _ = sep.flux_radius(pixels, found["x"], found["y"], reach, 0.5, mask=mask, subpix=5)
-    return np.asarray(2.0 * radius, np.float64)
+def _plateau(frame: Frame, x: Floats, y: Floats, top: Floats) -> float:
+    """Guess the saturation level: several pixels stand within 0.1 % of the brightest only where they clip."""
+    if not len(top) or top.max() <= 0:
+        return float("inf")
+    level = 0.999 * float(top.max())
+    pixels = 0
+    for i in np.flatnonzero(top >= level)[:20]:
+        row, column = round(float(y[i])), round(float(x[i]))
+        core = frame.data[max(row - 4, 0) : row + 5, max(column - 4, 0) : column + 5]
+        pixels += int(np.count_nonzero(core >= level))
+    return level if pixels >= 5 else float("inf")
 
 
-def _is_star(found: NDArray[np.void], fwhm: Floats, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Tell stars from hot pixels, cosmic-ray hits, bad columns, trails and large smudges."""
-    if not len(found):
-        return np.zeros(0, bool)
-    # `flux` and `peak` are of the unfiltered pixels, so this is how much of the light one pixel holds.
-    soft = (found["peak"] / found["flux"] < MAX_PEAK_FRACTION) & np.isfinite(fwhm) & (fwhm > 0)
-    soft &= (found["flag"] & (sep.OBJ_TRUNC | sep.OBJ_SINGU)) == 0
-    if not soft.any():
-        return np.asarray(soft, bool)
-    few = np.flatnonzero(soft)[:300]
-    typical, length = float(np.median(fwhm[few])), float(np.median(found["a"][few]))
-    roundness = float(np.median((found["b"] / found["a"])[few]))
-    star = soft & (fwhm > MIN_RELATIVE_FWHM * typical) & (fwhm < MAX_RELATIVE_FWHM * typical)
-    # Bright stars have wide isophotes, so lengths are judged generously and shapes against the frame's own.
-    star &= found["a"] < 8.0 * length
-    star &= found["b"] / found["a"] > 0.5 * roundness
-    star &= ~_piled_up(found["x"], star, shape[1]) & ~_piled_up(found["y"], star, shape[0])
-    return np.asarray(star, bool)
+def _beyond_saturation(
+    frame: Frame, stars: Measured, profile: Profile, x: Floats, y: Floats, size_px: Floats, saturated: Bools
+) -> Measured:
+    """Measure saturated stars again, under windows that reach beyond their flat cores."""
+    which = np.flatnonzero(saturated)
+    if not len(which):
+        return stars
+    size = size_px[which]
+    scale = np.clip(1.2 * size / profile.round_px, 1.0, 6.0)
+    wide = windowed(frame, x[which], y[which], profile.window, profile.round_px, scale=scale)
+    sound = np.isfinite(wide.x) & (np.hypot(wide.x - x[which], wide.y - y[which]) < size + 1)
+    columns = {name: getattr(stars, name).copy() for name in ("x", "y", "error_px")}
+    columns["x"][which] = np.where(sound, wide.x, x[which])
+    columns["y"][which] = np.where(sound, wide.y, y[which])
+    # Where even that fails the isophote's middle has to do, and is believed less.
+    columns["error_px"][which] = np.where(sound, np.hypot(wide.error_px, 0.01 * scale), 0.2 * size)
+    return replace(stars, **columns)
 
 
-def _is_soft(
-    pixels: NDArray[np.float32], found: NDArray[np.void], fwhm: Floats, noise: float, mask: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """Tell stars from cosmic-ray tracks: a track's brightest pixel holds more of its light than a star's does."""
-    if not len(found):
-        return np.zeros(0, bool)
-    radius = float(np.clip(1.2 * np.median(fwhm[:300]), 2.0, 30.0))
-    total, _, _ = sep.sum_circle(pixels, found["x"], found["y"], radius, mask=mask, subpix=5)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = found["peak"] / total
-        # The peak of a faint star is the luckiest of its pixels.
-        excess = (found["peak"] - 3.0 * noise) / total
-    typical = float(np.median(share[:300][np.isfinite(share[:300])])) if np.isfinite(share[:300]).any() else 1.0
-    return np.asarray((total > 0) & (excess < MAX_RELATIVE_PEAK * typical), bool)
-
-
-def _piled_up(position: Floats, among: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
-    """Return which detections stand in a column (or row) that holds far more of them than chance allows."""
-    width = 2
-    bins = np.clip((position / width).astype(int), 0, size // width)
-    counts = np.bincount(bins[among], minlength=size // width + 1)
-    mean = among.sum() / max(size / width, 1)
-    return np.asarray(counts[bins] > max(mean + 8.0 * np.sqrt(mean) + 4.0, 6.0), bool)
-
-
-def _windowed(
-    pixels: NDArray[np.float32], found: NDArray[np.void], fwhm: float, mask: NDArray[np.bool_]
-) -> tuple[Floats, Floats]:
-    """Centroids under a Gaussian window of the frame's seeing: 0.01 px, where plain moments reach 0.03."""
-    if not len(found):
-        return np.zeros(0), np.zeros(0)
-    sigma = float(np.clip(fwhm / FWHM_PER_SIGMA, 0.6, 15.0))
-    x, y, flag = sep.winpos(pixels, found["x"], found["y"], sigma, mask=mask)
-    strayed = (np.hypot(x - found["x"], y - found["y"]) > fwhm) | (flag != 0) | ~np.isfinite(x + y)
-    return np.where(strayed, found["x"], x), np.where(strayed, found["y"], y)
-
-
-def _aligned(theta: Floats) -> bool:
-    """Whether position angles (radians, modulo π) agree, as those of trailed stars do and of noise do not."""
-    return len(theta) >= 5 and float(np.abs(np.exp(2j * theta).mean())) > 0.5
+def _apart(x: Floats, y: Floats, distance: float) -> NDArray[np.intp]:
+    """Return which of stars sorted by brightness are no second finding of a brighter one."""
+    if len(x) < 2:
+        return np.arange(len(x))
+    pairs = cKDTree(np.column_stack([x, y])).query_pairs(distance, output_type="ndarray")
+    again = np.zeros(len(x), bool)
+    again[pairs.max(axis=1)] = True
+    return np.flatnonzero(~again)

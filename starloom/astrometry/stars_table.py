@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from starloom.astrometry.detect import StarList
+from starloom.astrometry.star_list import StarList
 from starloom.frames.opening import Bounds, opened
 from starloom.frames.structure import scan
 
