@@ -71,7 +71,7 @@ def one_camera(seed: int, frames: int) -> list[Row]:
         return rows
     from starloom.astrometry.instrument import learn
 
-    samples = [getattr(outcome.fit, "sample", None) for _, outcome in alone]
+    samples = [None if outcome.fit is None else outcome.fit.sample for _, outcome in alone]
     for i, frame in enumerate(taken):
         others: list[Any] = [s for j, s in enumerate(samples) if j != i and s is not None]
         model = learn(others)
@@ -105,6 +105,7 @@ def run_cameras(*, frames: int, seed: int, jobs: int) -> list[Row]:
         ):
             mine = [r for r in rows if r["how"] == how and low <= r["matches"] < high]
             rms = [r["rms_px"] for r in mine if r["outcome"] == "solved"]
+            corners = [r["corners_ratio2"] for r in mine if "corners_ratio2" in r]
             if rms:
                 table.append({
                     "": f"{how}, {label}",
@@ -113,6 +114,7 @@ def run_cameras(*, frames: int, seed: int, jobs: int) -> list[Row]:
                     "false": sum(r["outcome"] == "FALSE" for r in mine),
                     "error px median": f"{np.median(rms):.3f}",
                     "p90": f"{np.percentile(rms, 90):.3f}",
+                    "error/stated corners": f"{np.sqrt(np.mean(corners)):.2f}" if corners else "",
                 })  # fmt: skip
     show(f"{CAMERAS} cameras × {frames} frames, error of the map against truth", table)
     return rows
