@@ -161,11 +161,12 @@ def _right(frame: SkyFrame, cards: dict[str, Any]) -> bool:
 
 
 def large_frame() -> SkyFrame:
-    """6000 × 4000 pixels of 1.2 arcsec with about 4,000 stars above 5 sigma."""
+    """6000 × 4000 pixels of 1.2 arcsec with 4,000 stars above 5 sigma."""
     rng = np.random.default_rng(24)
     optics = Optics(305.0, 38.0, 1.2, 31.0, False, 6000, 4000, cubic=4.0)
-    limit = 16.7
-    stars, known = true_stars(optics, 24, mag_limit=17.2)
+    stars, known = true_stars(optics, 24, mag_limit=16.5)
+    _, _, on = optics.on_frame(stars[0], stars[1])
+    limit = float(np.sort(stars[2][on])[4000])
     from datetime import UTC, datetime
 
     start = datetime(2000, 1, 1, 12, tzinfo=UTC)

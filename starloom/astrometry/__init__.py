@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from starloom.astrometry.detect import StarList, detect_stars
-from starloom.astrometry.frame import solve_files, solve_pixels
+from starloom.astrometry.files import solve_files
+from starloom.astrometry.frame import solve_pixels
 from starloom.astrometry.outcome import SolveOutcome
 from starloom.astrometry.refine import WcsFit, held_out_residual, refine_wcs
 from starloom.astrometry.seams import (

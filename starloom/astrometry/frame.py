@@ -1,11 +1,9 @@
-"""Plate-solving a frame from pixels to a judged WCS, and files by the handful."""
+"""Plate-solving a frame from pixels to a judged WCS."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +11,16 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from starloom.astrometry.detect import StarList
-from starloom.astrometry.hints import hints
+from starloom.astrometry.hints import hints, julian_epoch, mount_offset, scan_hints
 from starloom.astrometry.outcome import SolveOutcome, solved, unsolved
 from starloom.astrometry.seams import CatalogProvider, Hint, Unsolved
-from starloom.astrometry.search import Parts, Search
-from starloom.astrometry.solved_file import write_solved
+from starloom.astrometry.search import Parts, Search, Task
 from starloom.calibration import superpixels
-from starloom.errors import BadInput, StarloomError
-from starloom.frames import normalise, read_frame
+from starloom.errors import BadInput
+from starloom.frames import normalise
 from starloom.refcat import default_refcat
 
-__all__ = ["Parts", "SolveOutcome", "solve_files", "solve_pixels", "write_solved"]
+__all__ = ["Parts", "SolveOutcome", "solve_pixels"]
 
 BUDGET_S = 30.0
 
@@ -37,6 +34,10 @@ def solve_pixels(
     refcat: CatalogProvider | None = None,
     parts: Parts | None = None,
     budget_s: float = BUDGET_S,
+    blind: bool = True,
+    instrument: Any = None,
+    mask: NDArray[np.bool_] | None = None,
+    own: CatalogProvider | None = None,
 ) -> SolveOutcome:
     """Plate-solve one frame.
 
@@ -55,7 +56,16 @@ def solve_pixels(
     parts
         Other parts than our own.
     budget_s
-        Seconds after which no further hint is tried.
+        Seconds after which nothing further is tried.
+    blind
+        Whether the whole sky may be searched where the hints lead nowhere; costs seconds.
+    instrument
+        What earlier frames taught of the instrument (`starloom.astrometry.instrument.InstrumentModel`): its plate
+        scale and its mount's error make the first hint, its distortion the fit.
+    mask
+        Pixels not to be used, True, shape as ``data``.
+    own
+        The network's own stars of that field, tried where the catalogue is too sparse.
 
     Returns
     -------
@@ -78,20 +88,38 @@ def solve_pixels(
     saturation = float(saturation) if saturation is not None else None
     binned = facts.value("bayer_pattern") is not None
     pixels = superpixels(data, saturation) if binned else data
+    hidden = _cells_hidden(mask) if binned and mask is not None else mask
     try:
-        stars = parts.detector(pixels, saturation_adu=saturation)
+        stars = parts.detector(pixels, saturation_adu=saturation, mask=hidden)
     except Unsolved as error:
         return unsolved(error.code, error.message, None, None, began)
     full = _full_frame(stars, data.shape) if binned else stars
     if stars.fault == "too-few-stars":
         return unsolved("too-few-stars", f"{len(stars)} stars found", full, None, began)
-    search = Search(parts, catalog, stars, began + budget_s)
-    tried = search.run(_scaled(hints(header, _shape(data), target=target, scale_arcsec=scale_arcsec), binned))
+    shape, epoch = _shape(data), julian_epoch(header)
+    # A model learnt from cells speaks of their pixels, one learnt from frames of the frame's.
+    in_cells = binned and getattr(instrument, "shape", None) == stars.shape
+    places: dict[str, Any] = {"target": target, "instrument": instrument}
+    given = [
+        _scaled(hint, binned and not (in_cells and "learnt" in hint.source))
+        for hint in hints(header, shape, scale_arcsec=scale_arcsec, **places)
+    ]
+    task = Task(
+        stars=stars,
+        catalog=catalog,
+        own=own,
+        epoch=epoch,
+        instrument=instrument,
+        given=given,
+        scan=lambda: (_scaled(hint, binned) for hint in scan_hints(header, shape, **places)),
+        blind=blind,
+    )
+    search = Search(parts, task, began + budget_s)
+    search.run()
     if search.fit is None:
         reason, message = search.failure()
-        message += f" (tried: {'; '.join(tried)})" if tried else ""
-        return unsolved(reason, message, full, search.verdict, began)
-    return solved(
+        return unsolved(reason, message, full, search.verdict, began, search.tried)
+    outcome = solved(
         search.fit,
         search.verdict,
         full,
@@ -99,13 +127,22 @@ def solve_pixels(
         solver=search.solver,
         binning=2 if binned else 1,
         began=began,
+        epoch=epoch,
+        flags=search.flags,
+        tried=search.tried,
     )
+    return replace(outcome, offset_deg=mount_offset(header, outcome.ra_deg, outcome.dec_deg))
 
 
-def _scaled(ladder: Iterable[Hint], binned: bool) -> Iterator[Hint]:
-    for hint in ladder:
-        scale = hint.scale_arcsec
-        yield replace(hint, scale_arcsec=2 * scale) if binned and scale is not None else hint
+def _scaled(hint: Hint, binned: bool) -> Hint:
+    scale = hint.scale_arcsec
+    return replace(hint, scale_arcsec=2 * scale) if binned and scale is not None else hint
+
+
+def _cells_hidden(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which 2×2 cells hold a pixel that is not to be used."""
+    ny, nx = (int(n) // 2 * 2 for n in mask.shape)
+    return np.asarray(mask[:ny, :nx].reshape(ny // 2, 2, nx // 2, 2).any(axis=(1, 3)), bool)
 
 
 def _shape(data: NDArray[Any]) -> tuple[int, int]:
@@ -124,105 +161,6 @@ def _full_frame(stars: StarList, shape: tuple[int, ...]) -> StarList:
         # A cell is the mean of four pixels, whose noise is independent.
         noise_adu=2 * stars.noise_adu,
         frame_fwhm_px=2 * stars.frame_fwhm_px,
+        centroid_err_px=2 * stars.centroid_err_px,
+        trail_px=2 * stars.trail_px,
     )
-
-
-def solve_files(
-    paths: Iterable[Path | str],
-    out: Path | None = None,
-    *,
-    target: tuple[float, float] | None = None,
-    scale_arcsec: float | None = None,
-    refcat: CatalogProvider | None = None,
-) -> list[dict[str, Any]]:
-    """Plate-solve files one after another; a bad one never stops the others.
-
-    Parameters
-    ----------
-    paths
-        FITS files.
-    out
-        Folder for copies with the WCS in the header and the pixels untouched; made if absent, ``None`` for none.
-    target, scale_arcsec, refcat
-        See `solve_pixels`.
-
-    Returns
-    -------
-    list of dict
-        A row a file, fit for JSON: ``file, solved, reason, message, hint, ra_deg, dec_deg, scale_arcsec,
-        rms_arcsec, rms_px, matches, elapsed_s``. ``None`` stands for what is not known; a file that cannot be
-        used has the error's code as its reason.
-    """
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-    known: dict[object, float] = {}
-    rows = []
-    written: set[str] = set()
-    for path in map(Path, paths):
-        copy = None if out is None else out / path.name
-        rows.append(_solve_file(path, copy, path.name in written, target, scale_arcsec, refcat, known))
-        if rows[-1]["solved"]:
-            written.add(path.name)
-    return rows
-
-
-def _solve_file(
-    path: Path,
-    copy: Path | None,
-    taken: bool,
-    target: tuple[float, float] | None,
-    scale_arcsec: float | None,
-    refcat: CatalogProvider | None,
-    known: dict[object, float],
-) -> dict[str, Any]:
-    """Solve one file; ``known`` carries the plate scales of cameras that solved before."""
-    began = time.monotonic()
-    try:
-        if copy is not None and taken:
-            raise BadInput(
-                f"{copy} is the copy of another file of the same name",
-                code="same-name",
-                hint="Solve files of the same name into different folders.",
-            )
-        data, header = read_frame(path)
-        camera = (data.shape, *(str(header.get(key)) for key in ("INSTRUME", "XPIXSZ", "FOCALLEN", "TELESCOP")))
-        scale = scale_arcsec if scale_arcsec is not None else known.get(camera)
-        outcome = solve_pixels(data, header, target=target, scale_arcsec=scale, refcat=refcat)
-        if outcome.solved:
-            known[camera] = outcome.scale_arcsec
-            if copy is not None:
-                write_solved(path, copy, outcome.wcs_cards)
-    except StarloomError as error:
-        return _row(path, began) | {"reason": error.code, "message": error.message, "hint": error.hint}
-    numbers = {
-        name: _finite(getattr(outcome, name))
-        for name in ("ra_deg", "dec_deg", "scale_arcsec", "rms_arcsec", "rms_px")
-    }
-    return (
-        _row(path, began)
-        | numbers
-        | {
-            "solved": outcome.solved,
-            "reason": outcome.reason,
-            "message": outcome.message,
-            "hint": "" if outcome.solved else outcome.hint,
-            "matches": outcome.matches,
-        }
-    )
-
-
-def _row(path: Path, began: float) -> dict[str, Any]:
-    names = ("ra_deg", "dec_deg", "scale_arcsec", "rms_arcsec", "rms_px", "matches")
-    return {
-        "file": str(path),
-        "solved": False,
-        "reason": "",
-        "message": "",
-        "hint": "",
-        **dict.fromkeys(names),
-        "elapsed_s": round(time.monotonic() - began, 3),
-    }
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

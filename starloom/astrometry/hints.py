@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,17 @@ from starloom.astrometry.seams import Hint, WcsCards
 from starloom.astrometry.wcs import WCS_KEYWORD, map_from_cards
 from starloom.frames import normalise
 
-# Mounts are off by up to half a degree, and a hint is only where the search begins.
-POINTING_RADIUS_DEG = 1.0
-SOLVED_RADIUS_DEG = 0.7
+# Mounts are off by up to half a degree, and a hint is only where the search begins. The wider search comes where
+# nothing was found: mounts that lost count, headers of the frame before, targets that moved.
+POINTING_RADIUS_DEG = 0.7
+WIDER_RADIUS_DEG = 2.5
+LEAST_RADIUS_DEG = 0.5
+SAME_PLACE_DEG = 0.15
 # Focal lengths are nominal values, or fitted ones, or fiction; reducers change them.
 HEADER_SCALE_TOLERANCE = 0.2
 KNOWN_SCALE_TOLERANCE = 0.05
+WIDER_SCALE_TOLERANCE = 0.35
+LEAST_SCALE_TOLERANCE = 0.01
 # The scan: steps of ×1.2 with ±12 % leave no gap. Common scales first.
 SCAN_STEP = 1.2
 SCAN_TOLERANCE = 0.12
@@ -35,8 +41,9 @@ def hints(
     *,
     target: tuple[float, float] | None = None,
     scale_arcsec: float | None = None,
+    instrument: Any = None,
 ) -> Iterator[Hint]:
-    """Yield hints for a frame, the most trusted first.
+    """Yield the hints for a frame that somebody gave, the most trusted first.
 
     Parameters
     ----------
@@ -48,20 +55,50 @@ def hints(
         Where the mission points, degrees ICRS.
     scale_arcsec
         Plate scale known for the instrument, arcsec per pixel.
+    instrument
+        What earlier frames taught of it (`starloom.astrometry.instrument.InstrumentModel`): its true scale, and by
+        how much its mount errs.
 
     Notes
     -----
-    Positions: a WCS in the header (wherever it comes from: it is a hint, not a solution), the header's pointing as
-    it stands, the same as coordinates of date where no equinox is stated, the mission's target. With each
-    position come the known scales; the scan over scales comes last, again over all positions.
+    Positions: a WCS in the header (wherever it comes from: it is a hint, not a solution), the header's pointing
+    put right by what is known of the mount, the pointing as it stands, the same as coordinates of date
+    where no equinox is stated, the mission's target. With each position come the known scales.
     """
-    places = positions(header, shape, target=target)
-    scales = known_scales(header, shape, scale_arcsec=scale_arcsec)
-    half_diagonal = float(np.hypot(*shape)) / 2
-    for ra, dec, radius, where in places:
+    scales = known_scales(header, shape, scale_arcsec=scale_arcsec, instrument=instrument)
+    for ra, dec, radius, where in positions(header, shape, target=target, instrument=instrument):
         for scale, tolerance, source in scales:
             yield Hint(ra, dec, radius, scale, tolerance, f"{where}, {source}")
-    for ra, dec, radius, where in places:
+
+
+def wider_hints(given: list[Hint]) -> Iterator[Hint]:
+    """Yield the same places with a larger circle and the widest plausible scale, each place once."""
+    seen: list[Hint] = []
+    for hint in given:
+        wide = Hint(
+            hint.ra_deg,
+            hint.dec_deg,
+            max(hint.radius_deg, WIDER_RADIUS_DEG),
+            hint.scale_arcsec,
+            max(hint.scale_tolerance, WIDER_SCALE_TOLERANCE),
+            f"{hint.source}, wider",
+        )
+        near = (apart_deg(hint.ra_deg, hint.dec_deg, other.ra_deg, other.dec_deg) for other in seen)
+        if not any(d < POINTING_RADIUS_DEG and _alike(wide, other) for d, other in zip(near, seen, strict=True)):
+            seen.append(wide)
+            yield wide
+
+
+def scan_hints(
+    header: fits.Header,
+    shape: tuple[int, int],
+    *,
+    target: tuple[float, float] | None = None,
+    instrument: Any = None,
+) -> Iterator[Hint]:
+    """Yield all positions with a scan over all plausible plate scales, common ones first."""
+    half_diagonal = float(np.hypot(*shape)) / 2
+    for ra, dec, radius, where in positions(header, shape, target=target, instrument=instrument):
         for scale in scan_scales():
             # A frame wider than the search circle has its own centre anywhere within itself.
             reach = max(radius, 0.3 * half_diagonal * scale / 3600)
@@ -69,47 +106,108 @@ def hints(
 
 
 def positions(
-    header: fits.Header, shape: tuple[int, int], *, target: tuple[float, float] | None = None
+    header: fits.Header,
+    shape: tuple[int, int],
+    *,
+    target: tuple[float, float] | None = None,
+    instrument: Any = None,
 ) -> list[tuple[float, float, float, str]]:
     """Return the places a frame may point at: RA, Dec, radius (degrees ICRS) and where each comes from."""
     found: list[tuple[float, float, float, str]] = []
 
     def add(ra: float, dec: float, radius: float, source: str) -> None:
-        apart = [np.hypot((ra - a + 180) % 360 - 180, dec - d) for a, d, _, _ in found]
+        if not (np.isfinite(ra + dec) and abs(dec) <= 90):
+            return
         # A second hint a few arcminutes from an earlier one would repeat the same search.
-        if np.isfinite(ra + dec) and abs(dec) <= 90 and all(distance > 0.15 for distance in apart):
+        if all(apart_deg(ra, dec, a, d) > SAME_PLACE_DEG for a, d, _, _ in found):
             found.append((ra % 360.0, dec, radius, source))
 
     cards = header_wcs_cards(header)
     if cards is not None:
         centre = map_from_cards(cards, shape)
-        add(centre.ra0_deg, centre.dec0_deg, SOLVED_RADIUS_DEG, "WCS in the header")
-    facts = normalise(header)
-    ra, dec = facts.value("ra_deg"), facts.value("dec_deg")
-    if ra is not None and dec is not None:
-        add(float(ra), float(dec), POINTING_RADIUS_DEG, "pointing in the header")
-        start = facts.value("start_utc")
-        if isinstance(start, datetime) and not any(header.get(k) for k in ("EQUINOX", "RADESYS", "RADECSYS")):
-            add(*from_equinox_of_date(float(ra), float(dec), start), POINTING_RADIUS_DEG, "pointing of date")
+        add(centre.ra0_deg, centre.dec0_deg, POINTING_RADIUS_DEG, "WCS in the header")
+    said = pointings(header)
+    offset = getattr(instrument, "offset_deg", None)
+    if offset is not None:
+        scatter = getattr(instrument, "offset_scatter_deg", None) or 0.0
+        for ra, dec, where in said:
+            true_ra = ra + offset[0] / max(np.cos(np.radians(dec)), 1e-3)
+            # The mount errs alike every time, so it may be off by degrees and yet be trusted.
+            add(true_ra, dec + offset[1], max(3 * scatter, LEAST_RADIUS_DEG), f"{where}, mount put right")
+    for ra, dec, where in said:
+        add(ra, dec, POINTING_RADIUS_DEG, where)
     if target is not None:
         add(*target, POINTING_RADIUS_DEG, "target of the mission")
     return found
 
 
+def pointings(header: fits.Header) -> list[tuple[float, float, str]]:
+    """Return how the header's pointing may be read: RA and Dec (degrees ICRS), and as what."""
+    facts = normalise(header)
+    ra, dec = facts.value("ra_deg"), facts.value("dec_deg")
+    if ra is None or dec is None:
+        return []
+    found = [(float(ra), float(dec), "pointing in the header")]
+    start = facts.value("start_utc")
+    if isinstance(start, datetime) and not any(header.get(k) for k in ("EQUINOX", "RADESYS", "RADECSYS")):
+        found.append((*from_equinox_of_date(float(ra), float(dec), start), "pointing of date"))
+    return found
+
+
+def mount_offset(header: fits.Header, ra_deg: float, dec_deg: float) -> tuple[float, float] | None:
+    """Return the true centre less the header's pointing: dRA cos(Dec) and dDec, degrees; None without a pointing.
+
+    A pointing that may be read in two ways is read in the way that makes the mount err less: then an instrument's
+    offsets are alike all over the sky.
+    """
+    offsets = [
+        (float(((ra_deg - ra + 180) % 360 - 180) * np.cos(np.radians(dec_deg))), float(dec_deg - dec))
+        for ra, dec, _ in pointings(header)
+    ]
+    return min(offsets, key=lambda offset: math.hypot(*offset)) if offsets else None
+
+
+def julian_epoch(header: fits.Header) -> float | None:
+    """Return the Julian year of the middle of the exposure, None where the header does not say when it was."""
+    facts = normalise(header)
+    start = facts.value("start_utc")
+    if not isinstance(start, datetime):
+        return None
+    start = start if start.tzinfo is not None else start.replace(tzinfo=UTC)
+    middle = start + timedelta(seconds=float(facts.value("exposure_s") or 0.0) / 2)
+    year = 2000.0 + (middle - datetime(2000, 1, 1, 12, tzinfo=UTC)) / timedelta(days=365.25)
+    # A camera whose clock was never set says 1970: proper motions over that time would harm, not help.
+    return year if 1985.0 < year < 2100.0 else None
+
+
 def known_scales(
-    header: fits.Header, shape: tuple[int, int], *, scale_arcsec: float | None = None
+    header: fits.Header,
+    shape: tuple[int, int],
+    *,
+    scale_arcsec: float | None = None,
+    instrument: Any = None,
 ) -> list[tuple[float, float, str]]:
     """Return plate scales (arcsec/px) with relative tolerance and origin, the most trusted first."""
     found: list[tuple[float, float, str]] = []
-    if scale_arcsec is not None and np.isfinite(scale_arcsec) and scale_arcsec > 0:
-        found.append((float(scale_arcsec), KNOWN_SCALE_TOLERANCE, "known plate scale"))
+    learnt = getattr(instrument, "scale_arcsec", None)
+    if learnt is not None and _positive(learnt):
+        scatter = getattr(instrument, "scale_scatter", None) or 0.0
+        tolerance = float(np.clip(5 * scatter, LEAST_SCALE_TOLERANCE, KNOWN_SCALE_TOLERANCE))
+        found.append((float(learnt), tolerance, "learnt plate scale"))
+    if _positive(scale_arcsec):
+        found.append((float(scale_arcsec or 0.0), KNOWN_SCALE_TOLERANCE, "known plate scale"))
     cards = header_wcs_cards(header)
     if cards is not None:
         found.append((map_from_cards(cards, shape).scale_arcsec, KNOWN_SCALE_TOLERANCE, "scale of its WCS"))
     value = normalise(header).value("scale_arcsec")
     if value is not None and np.isfinite(float(value)) and 0.05 < float(value) < 120:
         found.append((float(value), HEADER_SCALE_TOLERANCE, "plate scale in the header"))
-    return found
+    # What an earlier one covers would be searched twice.
+    return [
+        entry
+        for n, entry in enumerate(found)
+        if not any(abs(entry[0] / scale - 1) + entry[1] <= tolerance for scale, tolerance, _ in found[:n])
+    ]
 
 
 def scan_scales() -> list[float]:
@@ -168,6 +266,23 @@ def _matrix(cards: WcsCards) -> np.ndarray[Any, np.dtype[np.float64]] | None:
             [[np.cos(angle), -np.sin(angle) * ratio], [np.sin(angle) / ratio if ratio else 0.0, np.cos(angle)]]
         )
     return np.asarray(steps[:, None] * pc, np.float64)
+
+
+def _positive(value: Any) -> bool:
+    return _number(value) and float(value) > 0
+
+
+def apart_deg(ra_a: float, dec_a: float, ra_b: float, dec_b: float) -> float:
+    """Angular distance by the chord, which has no trouble near the poles."""
+    ra, dec = np.radians([ra_a, ra_b]), np.radians([dec_a, dec_b])
+    chord = np.ptp([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
+    return float(np.degrees(2 * np.arcsin(min(float(np.linalg.norm(chord)) / 2, 1.0))))
+
+
+def _alike(a: Hint, b: Hint) -> bool:
+    if a.scale_arcsec is None or b.scale_arcsec is None:
+        return a.scale_arcsec == b.scale_arcsec
+    return bool(abs(np.log(a.scale_arcsec / b.scale_arcsec)) < 0.1)
 
 
 def _number(value: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,10 @@ REMEDIES = {
     "no-sky": "Look at the frame: is it a light frame, and is it not saturated all over?",
     "too-few-stars": "Look at the frame: clouds, focus, dew, a closed lid; or expose longer.",
     "trailed": "Check tracking and guiding; the stars are lines.",
-    "no-position-hint": "Write RA and DEC to the header, or register the mission's target.",
+    "defocused": "Focus; the stars are discs.",
+    "no-position-hint": "Write RA and DEC to the header, register the mission's target or install a blind solver.",
     "catalogue-too-sparse": "The frame is too small for this catalogue; give a deeper one.",
+    "wrong-hint": "Check where the telescope pointed: header and mission name places whose stars these are not.",
     "no-match": "Check that the telescope pointed where the header or the mission says, and its plate scale.",
     "not-verified": "Look at the frame; a position was found but not believed, so none was written.",
 }
@@ -32,10 +35,10 @@ class SolveOutcome:
     solved
         Whether the WCS is believed.
     reason
-        Empty when solved, else ``no-sky``, ``too-few-stars``, ``trailed``, ``no-position-hint``,
-        ``catalogue-too-sparse``, ``no-match`` or ``not-verified``.
+        Empty when solved, else one of `REMEDIES`: ``no-sky``, ``too-few-stars``, ``trailed``, ``defocused``,
+        ``no-position-hint``, ``catalogue-too-sparse``, ``wrong-hint``, ``no-match`` or ``not-verified``.
     message
-        The reason in words.
+        The reason in words, and what was tried; solved: what is remarkable about it, mostly nothing.
     hint
         Solved: which hint led there. Unsolved: what the reader can do about it.
     wcs_cards
@@ -66,6 +69,17 @@ class SolveOutcome:
         The verifier's last word; None when there was no candidate.
     elapsed_s
         Wall-clock seconds.
+    fit
+        The believed fit, in pixels of the image that was solved (of the 2×2 cells of a mosaic); None when
+        unsolved.
+    offset_deg
+        True centre less the header's pointing (dRA cos Dec, dDec), degrees; None where there is none.
+    epoch
+        Julian year to which the catalogue was moved; None: its own.
+    flags
+        ``wrong-hint``: the frame lies elsewhere than header and mission say.
+    tried
+        What was tried, in order.
     """
 
     solved: bool
@@ -89,6 +103,11 @@ class SolveOutcome:
     stars: StarList | None
     verdict: Verdict | None
     elapsed_s: float
+    fit: WcsFit | None = None
+    offset_deg: tuple[float, float] | None = None
+    epoch: float | None = None
+    flags: tuple[str, ...] = ()
+    tried: tuple[str, ...] = ()
 
 
 def solved(
@@ -100,6 +119,9 @@ def solved(
     solver: str,
     binning: int,
     began: float,
+    epoch: float | None = None,
+    flags: tuple[str, ...] = (),
+    tried: Sequence[str] = (),
 ) -> SolveOutcome:
     """Describe a solved frame.
 
@@ -115,6 +137,8 @@ def solved(
         1, or 2 where the image was made of the full frame's 2×2 cells.
     began
         When the work was begun, on the monotonic clock.
+    epoch, flags, tried
+        See `SolveOutcome`.
     """
     found = fit.map.magnified(binning)
     ny, nx = stars.shape
@@ -124,7 +148,7 @@ def solved(
     return SolveOutcome(
         solved=True,
         reason="",
-        message="",
+        message="the frame lies elsewhere than header and mission say" if "wrong-hint" in flags else "",
         hint=hint,
         wcs_cards=found.cards(stars.shape),
         ra_deg=float(ra),
@@ -143,14 +167,24 @@ def solved(
         stars=stars,
         verdict=verdict,
         elapsed_s=time.monotonic() - began,
+        fit=fit,
+        epoch=epoch,
+        flags=flags,
+        tried=tuple(tried),
     )
 
 
 def unsolved(
-    reason: str, message: str, stars: StarList | None, verdict: Verdict | None, began: float
+    reason: str,
+    message: str,
+    stars: StarList | None,
+    verdict: Verdict | None,
+    began: float,
+    tried: Sequence[str] = (),
 ) -> SolveOutcome:
     """Describe a frame that did not solve; ``began`` is when it was begun on the monotonic clock."""
     nan = float("nan")
+    message += f" (tried: {'; '.join(tried)})" if tried else ""
     return SolveOutcome(
         solved=False,
         reason=reason,
@@ -173,4 +207,5 @@ def unsolved(
         stars=stars,
         verdict=verdict,
         elapsed_s=time.monotonic() - began,
+        tried=tuple(tried),
     )

@@ -9,6 +9,7 @@ from starloom.errors import BadInput
 from starloom.refcat import Refcat as CatalogProvider
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from starloom.astrometry.detect import StarList
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
     from starloom.astrometry.verify import Verdict
 
 __all__ = [
+    "BlindSolver",
     "Candidate",
     "CatalogProvider",
     "Detector",
     "Hint",
     "Refiner",
+    "ScaleRange",
     "Solver",
     "Unsolved",
     "Verifier",
@@ -33,8 +36,7 @@ WcsCards = dict[str, Any]
 class Unsolved(BadInput):
     """A frame without a plate solution; ``code`` is the reason.
 
-    ``no-sky``, ``too-few-stars``, ``trailed``, ``no-position-hint``, ``catalogue-too-sparse``, ``no-match`` or
-    ``not-verified``.
+    One of `starloom.astrometry.outcome.REMEDIES`.
     """
 
     code = "no-match"
@@ -71,6 +73,14 @@ class Hint:
 
 
 @dataclass(frozen=True)
+class ScaleRange:
+    """Plate scales between which a blind solver looks, arcsec per pixel."""
+
+    low_arcsec: float
+    high_arcsec: float
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A linear WCS that a solver proposes and nobody believes yet.
 
@@ -93,24 +103,63 @@ class Detector(Protocol):
     """Finds stars in pixels."""
 
     def __call__(
-        self, data: NDArray[Any], *, max_stars: int = ..., saturation_adu: float | None = ...
+        self,
+        data: NDArray[Any],
+        *,
+        max_stars: int = ...,
+        saturation_adu: float | None = ...,
+        mask: NDArray[np.bool_] | None = ...,
     ) -> StarList:
-        """Return the frame's stars, brightest first."""
+        """Return the frame's stars, brightest first; pixels where ``mask`` is True are not used."""
         ...
 
 
 class Solver(Protocol):
-    """Proposes a WCS for a star list."""
+    """Proposes a WCS for a star list, near a hint."""
 
-    def solve(self, stars: StarList, hint: Hint, catalog: CatalogProvider, *, budget_s: float = ...) -> Candidate:
+    def solve(
+        self,
+        stars: StarList,
+        hint: Hint,
+        catalog: CatalogProvider,
+        *,
+        budget_s: float = ...,
+        epoch: float | None = ...,
+        deep: bool = ...,
+    ) -> Candidate:
         """Return a candidate, or raise `Unsolved`."""
+        ...
+
+
+class BlindSolver(Protocol):
+    """Proposes a WCS for a star list from nothing but the stars."""
+
+    @property
+    def name(self) -> str:
+        """Its name, for people to read."""
+        ...
+
+    def absent(self, stars: StarList, scales: ScaleRange) -> str:
+        """Return why it cannot try such a frame on this machine, empty where it can."""
+        ...
+
+    def solve(self, stars: StarList, scales: ScaleRange, *, cpu_s: float, wall_s: float) -> Candidate:
+        """Return a candidate within so many seconds of CPU and of the clock, or raise `Unsolved`."""
         ...
 
 
 class Refiner(Protocol):
     """Improves a candidate with all stars and the optics' distortion."""
 
-    def __call__(self, candidate: Candidate, stars: StarList, catalog: CatalogProvider) -> WcsFit:
+    def __call__(
+        self,
+        candidate: Candidate,
+        stars: StarList,
+        catalog: CatalogProvider,
+        *,
+        epoch: float | None = ...,
+        instrument: Any = ...,
+    ) -> WcsFit:
         """Return the best WCS, or raise `Unsolved`."""
         ...
 
@@ -118,6 +167,6 @@ class Refiner(Protocol):
 class Verifier(Protocol):
     """Decides whether a WCS may be believed: one rule for every solver."""
 
-    def __call__(self, fit: WcsFit, stars: StarList) -> Verdict:
-        """Return the verdict with its grounds."""
+    def __call__(self, fit: WcsFit, stars: StarList, *, trials: int = ...) -> Verdict:
+        """Return the verdict with its grounds; ``trials`` candidates of this frame have been judged by now."""
         ...

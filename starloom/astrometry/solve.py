@@ -1,14 +1,21 @@
-"""Solving: propose a linear WCS for a star list, near a hint."""
+"""Solving near a hint: propose a linear WCS for a star list."""
 
 from __future__ import annotations
 
+import numpy as np
 import seiza
 
 from starloom.astrometry.detect import StarList
 from starloom.astrometry.seams import Candidate, CatalogProvider, Hint, Unsolved
 
-# The solver looks at its brightest stars only; more cost time and bring noise.
-MAX_STARS = 300
+# (detected stars, catalogue stars on a frame of this size) of a first and of a second look. The time goes with the
+# catalogue stars in the search circle: 20 on the frame take 20 ms, as many as there are 110 ms, and both solve the
+# same 115 of 116 simulated frames with 15 catalogue stars or more.
+QUICK = (30, 20.0)
+DEEP = (150, 120.0)
+LEAST_CATALOG, MOST_CATALOG = 60, 2000
+# With fewer catalogue stars in the whole search circle there is no pattern to find.
+HOPELESS = 4
 
 
 class SeizaSolver:
@@ -16,7 +23,16 @@ class SeizaSolver:
 
     name = "seiza"
 
-    def solve(self, stars: StarList, hint: Hint, catalog: CatalogProvider, *, budget_s: float = 5.0) -> Candidate:
+    def solve(
+        self,
+        stars: StarList,
+        hint: Hint,
+        catalog: CatalogProvider,
+        *,
+        budget_s: float = 5.0,
+        epoch: float | None = None,
+        deep: bool = False,
+    ) -> Candidate:
         """Find a linear WCS near a hint, without believing it yet.
 
         Parameters
@@ -29,21 +45,34 @@ class SeizaSolver:
             Reference catalogue.
         budget_s
             Seconds after which the attempt is given up.
+        epoch
+            Julian year to which the catalogue is moved; None: its own.
+        deep
+            Look at more stars of both lists, at five times the cost.
 
         Raises
         ------
         Unsolved
-            ``no-match``: nothing fits, or nothing was found in time.
+            ``no-match``: nothing fits, or nothing was found in time. ``catalogue-too-sparse``: there is no pattern
+            of catalogue stars to find.
         """
         if hint.scale_arcsec is None:
             raise Unsolved("the solver needs a plate scale to start from", code="no-match")
         ny, nx = stars.shape
-        few = stars.brightest(MAX_STARS)
-        rows = list(zip(few.x.tolist(), few.y.tolist(), few.flux.tolist(), strict=True))
+        detected, wanted = DEEP if deep else QUICK
+        scale = hint.scale_arcsec / 3600
+        reach = min(hint.radius_deg + float(np.hypot(nx, ny)) / 2 * scale, 90.0)
+        limit = int(np.clip(wanted * np.pi * reach**2 / (nx * ny * scale**2), LEAST_CATALOG, MOST_CATALOG))
+        known = catalog.cone(hint.ra_deg, hint.dec_deg, reach, limit=limit, epoch=epoch)
+        if len(known) < HOPELESS:
+            raise Unsolved(f"{hint.source}: {len(known)} catalogue stars", code="catalogue-too-sparse")
+        few = stars.brightest(detected)
         try:
             found = seiza.solve(
-                rows,
-                catalog.seiza(),
+                list(zip(few.x.tolist(), few.y.tolist(), few.flux.tolist(), strict=True)),
+                seiza.StarCatalog.from_stars(
+                    list(zip(known.ra_deg.tolist(), known.dec_deg.tolist(), known.mag.tolist(), strict=True))
+                ),
                 nx,
                 ny,
                 ra=hint.ra_deg,

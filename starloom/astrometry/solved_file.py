@@ -90,7 +90,9 @@ def _copy(stream: IO[bytes], to: IO[bytes], segments: list[Segment], image: Segm
         if segment is image:
             to.write(_header_bytes(segment, cards))
         elif segment.index == 0 and not segment.axes:
-            to.write(_header_bytes(segment, {}))
+            # Where it says the same as the image's header, it must not go on saying the old value.
+            told = {k: v for k, v in cards.items() if k in segment.values and not WCS_KEYWORD.fullmatch(k)}
+            to.write(_header_bytes(segment, told))
         else:
             stream.seek(segment.start)
             to.write(stream.read(segment.data_start - segment.start))

@@ -1,4 +1,36 @@
-"""Verification: whether a WCS may be believed. One rule for every solver, because a wrong WCS is unforgivable."""
+"""Verification: whether a WCS may be believed. One rule for every solver, because a wrong WCS is unforgivable.
+
+The rule asks in what a *wrong* map would have to be lucky.
+
+**Chance.** Under a wrong map the catalogue's stars fall on the frame without regard to the detections. Star i then
+has a partner within the tolerance r with probability p_i = 1 - exp(-π r² n_i), where n_i is the density of
+detections: that of the frame, or that around star i where it is higher, so that a globular's core or a column of
+hot pixels, in which everything finds a partner, is no evidence. A map of f free stars is bent until f of them fit;
+of the k matches, k - f are evidence. The probability of as many successes among the stars on the frame is bounded
+from above by Chernoff's inequality for a sum of unlike Bernoulli variables,
+
+    P(X ≥ k - f) ≤ min over t > 0 of exp(-t (k - f)) Π (1 - p_i + p_i exp(t)),
+
+and multiplied by the number of candidates that were judged for the frame. The solvers look at millions of
+alignments of three or four stars to find one, which is why the limit is 10^-9 after those stars are taken off, and
+not 10^-3.
+
+**Brightness.** Stars that truly match rank alike in the catalogue and on the frame; chance pairs bright with
+faint. The one-sided probability of the rank correlation (Spearman, Student's approximation) is a second,
+independent witness. It is believed to 10^-4 at most and combined with the first by Fisher's method: P = q (1 - ln
+q) with q the product of the two.
+
+**Completeness.** A true map finds most of the catalogue's brighter stars. Where a circle that should hold a dozen
+detections holds none, the frame shows no sky (a cloud, the dome, a tree): stars there are not missed. The frame as
+a whole must be served, and each third of it in either direction: a map that is right in one corner only is wrong.
+
+**Optics.** Pixels are square, distortions small, corners foretold to a few pixels, and the matches spread over the
+frame.
+
+References
+----------
+Lang et al. 2010, AJ 139, 1782, section 2.3 (the same question in Bayesian words); Hoeffding 1963, JASA 58, 13.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +38,28 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc
+from scipy.spatial import cKDTree
+from scipy.special import stdtr
 
 from starloom.astrometry.detect import StarList
 from starloom.astrometry.fitting import FREE_STARS
-from starloom.astrometry.refine import WcsFit, on_frame
+from starloom.astrometry.refine import WcsFit
 from starloom.astrometry.tangent import project
 from starloom.astrometry.wcs import PlaneMap
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# A circle in which this many detections are expected: large enough to tell an empty one from a poor one.
+CIRCLE_STARS = 12.0
+# The local density is believed where it is this much above the frame's: less is the scatter of counts.
+CROWDED = 1.5
+# Rank correlation is no better a witness than this, because filters and catalogues disagree on colours.
+RANK_FLOOR = 1e-4
+MIN_RANKED = 5
+# A third of the frame speaks only where the catalogue has this many bright stars on it.
+THIRD_STARS = 6
+DOUBTFUL = -6.0
 
 
 @dataclass(frozen=True)
@@ -24,14 +69,15 @@ class Limits:
     Parameters
     ----------
     log10_false_alarm
-        Highest decimal logarithm of the probability that chance alone matches this many stars, after the stars
-        that the fit swallows are taken off.
+        Highest decimal logarithm of the probability that chance alone matches as well.
     min_matches
         Fewest matched stars.
     completeness
         Least fraction of the catalogue's brighter stars on the frame that must have a partner.
+    completeness_third
+        The same in every third of the frame, left to right and bottom to top.
     rms_px
-        Largest residual.
+        Largest residual, for stars as sharp as they should be; wider ones may have as much more.
     axis_ratio, skew_deg
         Largest ratio of the plate scales of the two axes, and largest deviation of their angle from 90°.
     distortion
@@ -43,18 +89,22 @@ class Limits:
     spread
         Least rms extent of the matched stars along either principal axis, as a fraction of the frame's side that a
         uniform field would fill to 0.29.
+    scale_arcsec
+        Smallest and largest plate scale that a telescope or lens may have.
     """
 
     log10_false_alarm: float = -9.0
     min_matches: int = 6
     completeness: float = 0.5
+    completeness_third: float = 0.2
     rms_px: float = 1.5
     axis_ratio: float = 1.05
     skew_deg: float = 1.5
     distortion: float = 0.05
     stretch: float = 0.25
     corner_error_px: float = 2.5
-    spread: float = 0.10
+    spread: float = 0.08
+    scale_arcsec: tuple[float, float] = (0.02, 200.0)
 
 
 @dataclass(frozen=True)
@@ -68,7 +118,7 @@ class Verdict:
     faults
         The tests that failed, in words; empty when accepted.
     log10_false_alarm
-        Decimal logarithm of the probability of such a match by chance.
+        Decimal logarithm of the probability of such a match by chance, a bound from above.
     expected_by_chance
         Mean number of stars that a random WCS would match.
     completeness
@@ -88,8 +138,13 @@ class Verdict:
     skew_deg: float
     distortion_px: float
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether it was refused although chance hardly explains it: worth a look by a person."""
+        return not self.accepted and self.log10_false_alarm <= DOUBTFUL
 
-def judge(fit: WcsFit, stars: StarList, *, limits: Limits | None = None) -> Verdict:
+
+def judge(fit: WcsFit, stars: StarList, *, limits: Limits | None = None, trials: int = 1) -> Verdict:
     """Judge a refined WCS at the centre and in the corners.
 
     Parameters
@@ -100,20 +155,32 @@ def judge(fit: WcsFit, stars: StarList, *, limits: Limits | None = None) -> Verd
         All detected stars of the frame.
     limits
         What to demand.
+    trials
+        How many candidates of this frame have been judged, this one included.
     """
     limits = limits or Limits()
-    inside = _catalog_on_frame(fit, stars.shape)
-    log_alarm, expected = _false_alarm(fit, stars, len(inside))
-    completeness = _completeness(fit, inside)
     axis_ratio, skew = pixel_shape(fit.map.cd)
+    low, high = limits.scale_arcsec
+    scale = fit.map.scale_arcsec
+    if fit.matches < limits.min_matches or not low <= scale <= high:
+        # Nothing else need be looked at, and most wrong candidates end here.
+        fault = (
+            f"only {fit.matches} matches" if low <= scale <= high else f"a plate scale of {scale:.3g} arcsec/px"
+        )
+        return Verdict(False, (fault,), 0.0, 0.0, 0.0, axis_ratio, skew, 0.0)
+    sight = _Sight.of(fit, stars)
+    log_alarm, expected = _false_alarm(fit, stars, sight, trials)
+    completeness, thirds = _completeness(fit, sight, stars.shape)
     distortion, stretch = _distortion(fit.map, stars.shape)
     half_diagonal = float(np.hypot(*stars.shape)) / 2
     spread = _spread(fit, stars)
+    softness = max(1.0, stars.frame_fwhm_px / 5.0) if np.isfinite(stars.frame_fwhm_px) else 1.0
     checks = {
-        f"only {fit.matches} matches": fit.matches >= limits.min_matches,
         f"chance explains the matches (10^{log_alarm:.1f})": log_alarm <= limits.log10_false_alarm,
         f"only {completeness:.0%} of the bright catalogue stars matched": completeness >= limits.completeness,
-        f"residuals of {fit.rms_px:.2f} px": fit.rms_px <= limits.rms_px,
+        f"a third of the frame has {thirds:.0%} of its bright catalogue stars": thirds
+        >= limits.completeness_third,
+        f"residuals of {fit.rms_px:.2f} px": fit.rms_px <= limits.rms_px * softness,
         f"axes differ in scale by a factor of {axis_ratio:.3f}": axis_ratio <= limits.axis_ratio,
         f"axes are {skew:.2f} deg off square": skew <= limits.skew_deg,
         f"distortion of {distortion:.0f} px": distortion <= limits.distortion * half_diagonal,
@@ -141,40 +208,115 @@ def pixel_shape(cd: Floats) -> tuple[float, float]:
     return float(max(sx, sy) / min(sx, sy)), abs(float(np.degrees(np.arcsin(cosine))))
 
 
-def _catalog_on_frame(fit: WcsFit, shape: tuple[int, int]) -> NDArray[np.int64]:
-    """Return the catalogue stars on the frame, brightest first."""
-    xi, eta = project(fit.catalog.ra_deg, fit.catalog.dec_deg, fit.map.ra0_deg, fit.map.dec0_deg)
-    return np.flatnonzero(on_frame(fit.map, xi, eta, shape)).astype(np.int64)
+@dataclass(frozen=True)
+class _Sight:
+    """The catalogue's stars on the frame, brightest first, and the detections around them.
 
-
-def _false_alarm(fit: WcsFit, stars: StarList, on_frame_count: int) -> tuple[float, float]:
-    """Binomial odds that ``matches`` of the catalogue's stars find a partner by chance.
-
-    A random position has a partner within the tolerance with probability ``1 - exp(-π r² density)``. The
-    detections count down to the faintest that was matched: what lies below had no part in it.
+    ``index`` into the catalogue, ``x`` and ``y`` where the map puts them (pixels); ``density`` of the detections
+    that took part, per pixel around each; ``dark``, whether the frame shows no sky there. All of shape ``(n,)``.
     """
-    if not fit.matches:
-        return 0.0, 0.0
-    used = int(fit.star_index.max()) + 1
-    ny, nx = stars.shape
-    chance = -np.expm1(-np.pi * fit.tolerance_px**2 * used / (nx * ny))
-    spent = FREE_STARS[fit.model]
-    trials = max(on_frame_count, fit.matches) - spent
-    successes = fit.matches - spent
-    if successes <= 0:
-        return 0.0, float(on_frame_count * chance)
-    # P(X >= k) of a binomial, continued to real numbers; underflows to 0 for good matches.
-    tail = float(betainc(successes, max(trials - successes, 0.0) + 1.0, chance))
-    return float(np.log10(max(tail, 1e-300))), float(on_frame_count * chance)
+
+    index: Ints
+    x: Floats
+    y: Floats
+    density: Floats
+    dark: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, fit: WcsFit, stars: StarList) -> _Sight:
+        ny, nx = stars.shape
+        xi, eta = project(fit.catalog.ra_deg, fit.catalog.dec_deg, fit.map.ra0_deg, fit.map.dec0_deg)
+        # By the linear part, as good as a tenth of a percent of the frame: enough to count what is around.
+        x, y = np.linalg.inv(fit.map.cd) @ np.stack([xi, eta])
+        x, y = x + fit.map.x0, y + fit.map.y0
+        with np.errstate(invalid="ignore"):
+            index = np.flatnonzero((x > 0) & (x < nx - 1) & (y > 0) & (y < ny - 1)).astype(np.int64)
+        x, y = x[index], y[index]
+        at = np.column_stack([stars.x, stars.y])
+        # Detections fainter than the faintest match had no part in it, but they show where the sky is to be seen.
+        used = int(fit.star_index.max()) + 1
+        around, area = _around(at[:used], x, y, stars.shape)
+        everywhere = used / (nx * ny)
+        density = np.where(around / area > CROWDED * everywhere, around / area, everywhere)
+        around, area = _around(at, x, y, stars.shape)
+        dark = (around == 0) & (area * len(at) / (nx * ny) > CIRCLE_STARS / 2)
+        return cls(index, x, y, density, dark)
 
 
-def _completeness(fit: WcsFit, inside: NDArray[np.int64]) -> float:
-    """Fraction of the catalogue stars brighter than the median match that have a partner."""
-    if not fit.matches or not len(inside):
+def _around(at: Floats, x: Floats, y: Floats, shape: tuple[int, int]) -> tuple[Ints, Floats]:
+    """Count the detections around each place, in a circle that would hold a dozen of an even spread.
+
+    Returns the numbers and the areas (square pixels) of what of the circles lies on the frame, each of shape
+    ``(n,)``.
+    """
+    ny, nx = shape
+    radius = float(np.sqrt(CIRCLE_STARS * nx * ny / (np.pi * len(at))))
+    count = cKDTree(at).query_ball_point(np.column_stack([x, y]), radius, return_length=True)
+    width = np.minimum(x + radius, nx) - np.maximum(x - radius, 0)
+    height = np.minimum(y + radius, ny) - np.maximum(y - radius, 0)
+    return np.asarray(count, np.int64), np.pi / 4 * width * height
+
+
+def _false_alarm(fit: WcsFit, stars: StarList, sight: _Sight, trials: int) -> tuple[float, float]:
+    """Return the decimal logarithm of the odds of such a match by chance, and the mean number of such matches."""
+    chance = -np.expm1(-np.pi * fit.tolerance_px**2 * sight.density)
+    expected = float(chance.sum())
+    log_places = _log10_tail(chance, fit.matches - FREE_STARS[fit.model])
+    log_ranks = _log10_ranks(fit, stars)
+    log_both = log_places + log_ranks
+    # Fisher: two independent witnesses agree by chance with q (1 - ln q).
+    log_alarm = log_both + float(np.log10(1.0 - log_both * np.log(10.0)))
+    return min(log_alarm + float(np.log10(max(trials, 1))), 0.0), expected
+
+
+def _log10_tail(chance: Floats, successes: float) -> float:
+    """Chernoff's bound of the probability of so many successes or more among unlike trials, decimal logarithm."""
+    if successes <= chance.sum() or not len(chance):
         return 0.0
+    if successes >= len(chance):
+        return max(float(np.log10(np.maximum(chance, 1e-300)).sum()), -300.0)
+    # The bound is convex in t: its slope, the mean of the tilted trials less the successes, is zero at the best t.
+    low, high = 0.0, 60.0
+    odds = chance / np.maximum(1.0 - chance, 1e-12)
+    for _ in range(50):
+        t = (low + high) / 2
+        tilted = odds * np.exp(t)
+        if float((tilted / (1.0 + tilted)).sum()) < successes:
+            low = t
+        else:
+            high = t
+    t = (low + high) / 2
+    bound = float(np.log1p(chance * np.expm1(t)).sum()) - t * successes
+    return max(float(bound / np.log(10.0)), -300.0)
+
+
+def _log10_ranks(fit: WcsFit, stars: StarList) -> float:
+    """Decimal logarithm of the chance of so good an agreement in brightness; 0 with too few stars to compare."""
+    flux, mag = stars.flux[fit.star_index], fit.catalog.mag[fit.catalog_index]
+    # Saturated cores say nothing of the light.
+    sound = ~stars.saturated[fit.star_index] & np.isfinite(flux) & np.isfinite(mag)
+    n = int(sound.sum())
+    if n < MIN_RANKED:
+        return 0.0
+    a = np.argsort(np.argsort(-flux[sound], kind="stable"), kind="stable").astype(np.float64)
+    b = np.argsort(np.argsort(mag[sound], kind="stable"), kind="stable").astype(np.float64)
+    rho = float(np.clip(1.0 - 6.0 * ((a - b) ** 2).sum() / (n * (n * n - 1.0)), -1.0 + 1e-9, 1.0 - 1e-9))
+    tail = float(stdtr(n - 2, -rho * np.sqrt((n - 2) / (1.0 - rho * rho))))
+    return float(np.log10(np.clip(tail, RANK_FLOOR, 1.0)))
+
+
+def _completeness(fit: WcsFit, sight: _Sight, shape: tuple[int, int]) -> tuple[float, float]:
+    """Fraction of the catalogue stars brighter than the median match that have a partner: all, and worst third."""
     middle = float(np.median(fit.catalog.mag[fit.catalog_index]))
-    bright = inside[fit.catalog.mag[inside] <= middle]
-    return float(np.isin(bright, fit.within).mean()) if len(bright) else 0.0
+    bright = (fit.catalog.mag[sight.index] <= middle) & ~sight.dark
+    if not bright.any():
+        return 0.0, 0.0
+    found = np.isin(sight.index[bright], fit.within)
+    thirds = [1.0]
+    for position, size in ((sight.x[bright], shape[1]), (sight.y[bright], shape[0])):
+        third = np.clip((3.0 * position / size).astype(int), 0, 2)
+        thirds += [float(found[third == n].mean()) for n in range(3) if (third == n).sum() >= THIRD_STARS]
+    return float(found.mean()), min(thirds)
 
 
 def _distortion(found: PlaneMap, shape: tuple[int, int]) -> tuple[float, float]:

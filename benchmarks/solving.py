@@ -1,6 +1,6 @@
 """Plate solving on simulated skies: success, false acceptances, accuracy against truth, reasons of refusal.
 
-    python benchmarks/astrometry.py SET [--frames N] [--seed S] [--jobs J] [--json FILE] [--only KIND]
+    python benchmarks/solving.py SET [--frames N] [--seed S] [--jobs J] [--json FILE] [--only KIND]
 
 SET is ``synth``, ``realistic``, ``blind``, ``no-sky``, ``kinds``, ``cameras``, ``cpu`` or ``all``. A frame follows
 from its kind and seed alone: ``--seed S --frames 1`` repeats the one that a list of failures names.
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="first seed")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", choices=list(MAKERS), help="one kind of a set")
-    parser.add_argument("--json", type=Path, help="where to write every frame's row, default astrometry-SET.json")
+    parser.add_argument("--json", type=Path, help="where to write every frame's row, default solving-SET.json")
     options = parser.parse_args()
     for name in [*SETS, "cameras", "cpu"] if options.set == "all" else [options.set]:
         if name == "cameras":
@@ -108,7 +108,7 @@ def main() -> None:
             rows = run(tasks, options.jobs)
             show(f"Plate solving, simulated: {name}", summary(rows))
             print_failures(rows)
-        path = options.json or Path(f"astrometry-{name}.json")
+        path = options.json or Path(f"solving-{name}.json")
         path.write_text(json.dumps(rows, indent=1, default=float) + "\n", encoding="utf-8")
 
 
