@@ -36,6 +36,11 @@ class MaskBit(IntFlag):
     NOT_FINITE = 32
 
 
+def mark(mask: NDArray[np.uint8], where: NDArray[np.bool_], bit: MaskBit) -> None:
+    """Set a bit of a mask, in place, wherever ``where`` is True; both of one shape."""
+    np.bitwise_or(mask, np.uint8(bit), out=mask, where=where)
+
+
 #: Steps per sigma of the noise in a tile (fpack's ``-q``): 16 adds 0.03 % to the noise and no bias, for the dither
 #: is subtracted again; it halves the file against loss-free GZIP_2.
 QUANTIZE_LEVEL = 16.0
@@ -43,6 +48,7 @@ QUANTIZE_LEVEL = 16.0
 VARIANCE_STEP = 0.01
 #: Of the dither's table of random numbers: fixed, so that the same pixels are the same bytes.
 DITHER_SEED = 1
+_STORAGE_CARDS = ("SIMPLE", "XTENSION", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "EXTEND", "PCOUNT", "GCOUNT")
 _COMMENTS = {
     MaskBit.DEAD: "dead or bad",
     MaskBit.HOT: "hot or warm",
@@ -74,6 +80,14 @@ class Planes:
     header: fits.Header
     mask: NDArray[np.uint8] | None = None
     variance: NDArray[np.float32] | None = None
+
+    @property
+    def unusable(self) -> NDArray[np.bool_] | None:
+        """Pixels that detection must not use, None: it may use all.
+
+        Saturated ones are not among them: their stars are seen, and a star list says that they are clipped.
+        """
+        return None if self.mask is None else np.asarray(self.mask & ~np.uint8(MaskBit.SATURATED) != 0)
 
 
 def read_planes(path: Path | str, bounds: Bounds | None = None) -> Planes:
@@ -115,7 +129,8 @@ def write_planes(planes: Planes, target: Path | str) -> Path:
     -----
     Floats are quantised in steps of the noise over `QUANTIZE_LEVEL`, with the subtractive dither of fpack
     (``SUBTRACTIVE_DITHER_2``: zeros stay zero, Pence et al. 2010, PASP 122, 1065); NaN stays NaN. The mask is
-    kept exactly, the variance in steps of 1 % of its median.
+    kept exactly, the variance in steps of 1 % of its median; one that is nowhere positive says nothing and is not
+    written.
     """
     target = Path(target)
     whole_numbers = planes.data.dtype.kind in "ui"
@@ -124,7 +139,8 @@ def write_planes(planes: Planes, target: Path | str) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)
         header = planes.header.copy()
-        for card in ("EXTNAME", "ZQUANTIZ", "ZDITHER0"):
+        # What describes the storage is astropy's to write, and in its order.
+        for card in (*_STORAGE_CARDS, "EXTNAME", "ZQUANTIZ", "ZDITHER0"):
             header.remove(card, ignore_missing=True, remove_all=True)
         if whole_numbers:
             hdus.append(fits.CompImageHDU(data, header, compression_type="RICE_1"))
@@ -135,26 +151,18 @@ def write_planes(planes: Planes, target: Path | str) -> Path:
             for bit, meaning in _COMMENTS.items():
                 note[f"BIT{int(bit).bit_length() - 1}"] = (meaning, f"value {int(bit)}")
             hdus.append(fits.CompImageHDU(planes.mask.astype(np.uint8), note, compression_type="RICE_1"))
-        if planes.variance is not None:
+        variance = None if planes.variance is None else np.ascontiguousarray(planes.variance, np.float32)
+        good = np.zeros(0) if variance is None else variance[np.isfinite(variance) & (variance > 0)]
+        if variance is not None and good.size:
             note = fits.Header([("EXTNAME", "VAR", "variance of the sky"), ("BUNIT", "adu2", "ADU squared")])
-            good = planes.variance[np.isfinite(planes.variance) & (planes.variance > 0)]
-            variance = np.ascontiguousarray(planes.variance, np.float32)
-            if good.size:
-                # Negative: an absolute step. A relative one would follow the variance's own noise, which is none.
-                step = VARIANCE_STEP * float(np.median(good[:: max(1, good.size // 100_000)]))
-                hdus.append(_dithered(variance, note, -step))
-            else:
-                hdus.append(_exact(variance, note))
+            # Negative: an absolute step. A relative one would follow the variance's own noise, which is none.
+            step = VARIANCE_STEP * float(np.median(good[:: max(1, good.size // 100_000)]))
+            hdus.append(_dithered(variance, note, -step))
         with whole_or_absent(target) as partial, partial.open("wb") as stream:
             fits.HDUList(hdus).writeto(stream, checksum=True)
             stream.flush()
             os.fsync(stream.fileno())
     return target
-
-
-def _exact(data: NDArray[np.float32], header: fits.Header) -> fits.CompImageHDU:
-    tile = (min(16, data.shape[0]), data.shape[1])
-    return fits.CompImageHDU(data, header, compression_type="GZIP_2", quantize_level=0.0, tile_shape=tile)
 
 
 def _dithered(data: NDArray[np.float32], header: fits.Header, level: float) -> fits.CompImageHDU:

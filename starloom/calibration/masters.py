@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from starloom.calibration.calibrated_file import MaskBit
+from starloom.calibration.calibrated_file import MaskBit, mark
 from starloom.calibration.combining import FrameStack
 from starloom.calibration.neighbours import ring_residual
 from starloom.calibration.noise import pair_noise, read_noise, sampled, spread, transfer_gain
+from starloom.calibration.saturation import saturation_from_histogram
 from starloom.errors import BadInput
 
 #: Fewer frames cannot outvote a cosmic ray.
@@ -63,8 +65,8 @@ def build_bias(stack: FrameStack) -> MasterFrame:
     usual = float(np.median(sampled(made.scatter)))
     if len(used) >= 8 and usual > 0:
         # Telegraph noise: such a pixel is worthless long before its mean shows it.
-        mask[made.scatter > 6 * usual] |= MaskBit.HOT
-    mask[~np.isfinite(made.mean)] |= MaskBit.NOT_FINITE
+        mark(mask, made.scatter > 6 * usual, MaskBit.HOT)
+    mark(mask, ~np.isfinite(made.mean), MaskBit.NOT_FINITE)
     stats = {"level_adu": float(np.median(sampled(made.mean))), "read_noise_adu": noise}
     return MasterFrame(made.mean, mask, made.variance, used, stats)
 
@@ -103,9 +105,9 @@ def build_dark(
     hot = excess > HOT_SIGMA * max(noise, 1e-3)
     if saturation_adu is not None:
         hot |= made.mean >= 0.9 * saturation_adu
-    mask[hot] |= MaskBit.HOT
-    mask[excess < -HOT_SIGMA * max(noise, 1e-3)] |= MaskBit.DEAD
-    mask[~np.isfinite(made.mean)] |= MaskBit.NOT_FINITE
+    mark(mask, hot, MaskBit.HOT)
+    mark(mask, excess < -HOT_SIGMA * max(noise, 1e-3), MaskBit.DEAD)
+    mark(mask, ~np.isfinite(made.mean), MaskBit.NOT_FINITE)
     stats: dict[str, Any] = {
         "level_adu": float(np.median(sampled(made.mean))),
         "noise_adu": noise,
@@ -152,6 +154,8 @@ def build_flat(
     used = []
     for index in range(len(stack)):
         level = stack.median_level(index)
+        if spread(sampled(stack.stored(index))) == 0:
+            continue  # one level throughout: clipped, whatever the level
         bright = level - offset > 20 * max(read_noise_adu or 5.0, 1.0)
         if bright and (saturation_adu is None or level < 0.9 * saturation_adu):
             used.append(index)
@@ -169,8 +173,8 @@ def build_flat(
         relative = flat / local
     mask = np.zeros(flat.shape, np.uint8)
     poor = ~(flat > LEAST_RESPONSE) | (relative < LOW_RESPONSE) | (relative > HIGH_RESPONSE)
-    mask[poor] |= MaskBit.LOW_RESPONSE
-    mask[~np.isfinite(flat)] |= MaskBit.NOT_FINITE
+    mark(mask, poor, MaskBit.LOW_RESPONSE)
+    mark(mask, ~np.isfinite(flat), MaskBit.NOT_FINITE)
     stats: dict[str, Any] = {"levels_adu": [float(np.mean(norm)) for norm in norms]}
     if read_noise_adu is not None:
         dark = np.float32(0) if subtract is None else _cut(subtract)
@@ -181,6 +185,24 @@ def build_flat(
         cells = [(a[::2, ::2], b[::2, ::2]) for a, b in pairs] if mosaic else pairs
         stats["gain_e_per_adu"] = transfer_gain(cells, read_noise_adu, saturation_adu)
     return MasterFrame(flat, mask, variance, used, stats)
+
+
+def saturation_of_flats(stack: FrameStack, said: float | None) -> float | None:
+    """Return the level at which flats clip: as the header says, as their histogram shows, else their type's.
+
+    Parameters
+    ----------
+    stack
+        Flats; one that is clipped throughout shows a single level, which `build_flat` recognises by itself.
+    said
+        ``SATURATE`` of the header, ADU.
+    """
+    found = [saturation_from_histogram(stack.stored(index), said) for index in range(len(stack))]
+    levels = [level for level in found if level is not None]
+    if levels:
+        return float(min(levels))
+    kind = stack.stored(0).dtype
+    return float(np.iinfo(kind).max) if kind.kind in "ui" else None
 
 
 def _level(data: NDArray[np.float32], subtract: NDArray[np.float32] | None, mosaic: bool) -> NDArray[np.float32]:
@@ -198,16 +220,19 @@ def _clipped(values: NDArray[np.float64]) -> float:
 
 
 def _agreeing(stack: FrameStack) -> list[int]:
-    """Return the frames whose level is like the others': a dark with the shutter open is none.
+    """Return the frames whose level is like most others': a dark with the shutter open is none.
 
-    The tolerance is wide, because the level of a good camera drifts by some ADU while it cools.
+    The tolerance is wide: the level of a good camera drifts by some ADU while it cools, and its dark current by a
+    tenth within a degree.
     """
+    if len(stack) < MIN_FRAMES:
+        raise _too_few("master", len(stack), "there")
     levels = np.array([stack.median_level(index) for index in range(len(stack))])
-    centre = np.median(levels)
-    noise = pair_noise(_part(stack, 0), _part(stack, 1)) if len(stack) > 1 else 1.0
-    most = max(6 * spread(levels), 3 * noise, 5.0)
-    used = [index for index, level in enumerate(levels) if abs(level - centre) <= most]
-    if len(used) < MIN_FRAMES:
+    noises = [pair_noise(_part(stack, a), _part(stack, b)) for a, b in itertools.pairwise(range(len(stack)))]
+    reach = np.maximum(0.05 * np.abs(levels), max(5 * min(noises), 10.0))
+    like = np.abs(levels[:, None] - levels[None, :]) <= reach[:, None]
+    used = [int(index) for index in np.flatnonzero(like[np.argmax(like.sum(axis=1))])]
+    if len(used) < MIN_FRAMES or 2 * len(used) <= len(stack):
         raise _too_few("master", len(used), "of one level")
     return used
 

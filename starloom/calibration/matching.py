@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
-
-from astropy.io import fits
 
 from starloom.calibration.mosaic import calibration_state
 
@@ -101,28 +99,25 @@ class Match:
         return self.bias is self.dark is self.flat is self.defects is None
 
 
-def facts_of(header: fits.Header, normalised: dict[str, Any], shape: tuple[int, ...], kind: str) -> FrameFacts:
+def facts_of(normalised: Mapping[str, Any], shape: tuple[int, ...], kind: str) -> FrameFacts:
     """Describe a frame.
 
     Parameters
     ----------
-    header
-        For the camera's offset, which only some programs write.
     normalised
         Values by name, from `starloom.frames.normalise`.
     shape
-        ``(ny, nx)`` of the sensor's pixels, trimmed.
+        ``(ny, nx)`` of the file's pixels: frames of one camera are trimmed alike.
     """
     setting = normalised.get("gain_setting")
     gain = setting if setting is not None else normalised.get("gain_e_per_adu")
-    offset = next((header[k] for k in ("OFFSET", "BLKLEVEL") if isinstance(header.get(k), int | float)), None)
     return FrameFacts(
         kind=kind,
         width=shape[1],
         height=shape[0],
         binning=int(normalised.get("binning") or 1),
         gain=_number(gain),
-        offset_adu=_number(offset),
+        offset_adu=_number(normalised.get("offset_setting")),
         temperature_c=_number(normalised.get("sensor_temp_c")),
         exposure_s=_number(normalised.get("exposure_s")),
         filter=normalised.get("filter"),
@@ -183,7 +178,7 @@ def _dark(
     if light.exposure_s is None:
         return None, None, "the frame does not say its exposure"
     fitting, why = _fitting("dark", light, masters, options)
-    same = [m for m in fitting if _same_exposure(m.facts.exposure_s, light.exposure_s, options.exposure)]
+    same = [m for m in fitting if exposures_agree(m.facts.exposure_s, light.exposure_s, options.exposure)]
     if same and not (bias_done and bias is None):
         return _closest(light, same), 1.0, ""
     if bias is None:
@@ -227,7 +222,7 @@ def _fitting(
             "temperature",
             lambda m: kind != "dark" or _within(m.facts.temperature_c, light.temperature_c, options.temperature_c),
         ),
-        ("filter", lambda m: kind != "flat" or _name(m.facts.filter) == _name(light.filter)),
+        ("filter", lambda m: kind != "flat" or filter_name(m.facts.filter) == filter_name(light.filter)),
         ("date", lambda m: _days(light, m) <= options.days(kind)),
     ):
         left = [m for m in left if fits_(m)]
@@ -258,11 +253,13 @@ def _within(a: float | None, b: float | None, tolerance: float) -> bool:
     return a is None or b is None or abs(a - b) <= tolerance
 
 
-def _same_exposure(a: float | None, b: float | None, relative: float) -> bool:
+def exposures_agree(a: float | None, b: float | None, relative: float) -> bool:
+    """Tell whether two exposures (s) are known and differ by less than ``relative`` of the longer, or 1 ms."""
     return a is not None and b is not None and abs(a - b) <= relative * max(a, b) + 1e-3
 
 
-def _name(text: str | None) -> str:
+def filter_name(text: str | None) -> str:
+    """Return a filter's name as it is compared: case and blanks do not count."""
     return " ".join((text or "").split()).lower()
 
 

@@ -13,6 +13,8 @@ from starloom.calibration.noise import sampled, spread
 _SIDE = 1024
 #: The right peak of a correlation of stars is the only one: stars that meet by chance are few.
 _MIN_LEAD = 1.6
+#: Pixels lit in both pictures at the right shift: three stars at least.
+_MIN_SHARED = 15
 
 
 def star_picture(data: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -45,6 +47,9 @@ def shifts(pictures: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
         correlation = fft.irfft2(fft.rfft2(picture) * np.conj(first), s=picture.shape)
         peak = np.unravel_index(int(np.argmax(correlation)), correlation.shape)
         if correlation[peak] > _MIN_LEAD * _next_peak(correlation, peak) > 0:
+            there = np.roll(pictures[0], [int(p) for p in peak], axis=(0, 1))
+            if np.count_nonzero((there > 0) & (picture > 0)) < _MIN_SHARED:
+                continue  # two peaks of noise meet at some shift, always
             wrapped = [p if p <= side // 2 else p - side for p, side in zip(peak, correlation.shape, strict=True)]
             out[n] = wrapped[1], wrapped[0]
     return out

@@ -28,7 +28,7 @@ def ring_residual(data: Plane, step: int = 1) -> Plane:
 
     Notes
     -----
-    Beyond the edges the frame is mirrored, which keeps the colours. White noise of sigma 1 becomes 1.10.
+    Beyond the edges the frame is mirrored, which keeps the colours. White noise of sigma 1 becomes 1.08.
     """
     reach = 2 * step
     ny, nx = data.shape
@@ -49,6 +49,52 @@ def ring_residual(data: Plane, step: int = 1) -> Plane:
             np.maximum(ring[low], ring[high], out=ring[high])
             ring[low], spare = spare, ring[low]
         out[y0:y1] = data[y0:y1] - np.float32(0.5) * (ring[3] + ring[4])
+    return out
+
+
+def filled(data: Plane, bad: NDArray[np.bool_], step: int = 1) -> Plane:
+    """Return a copy whose bad pixels hold the mean of their good neighbours of the same colour.
+
+    Parameters
+    ----------
+    data, bad
+        Pixels, and which of them are not to be believed, both ``(ny, nx)``.
+    step
+        Distance to the next pixel of the same colour: 2 in a Bayer mosaic.
+
+    Notes
+    -----
+    For what needs a number in every pixel and can live with a guess: a lone bad pixel in a star's wing would cost
+    the star, were it left out. Rings of 8, 16 and 24 neighbours are tried; where all are bad, the median of the
+    frame's good pixels stands.
+    """
+    out = np.array(data, np.float32)
+    bad = bad | ~np.isfinite(out)
+    if not bad.any():
+        return out
+    good = ~bad
+    y, x = np.nonzero(bad)
+    ny, nx = out.shape
+    left = np.ones(len(y), bool)
+    for reach in (1, 2, 3):
+        total, count = np.zeros(left.sum()), np.zeros(left.sum())
+        yy, xx = y[left], x[left]
+        for dy in range(-reach, reach + 1):
+            for dx in range(-reach, reach + 1):
+                if max(abs(dy), abs(dx)) != reach:
+                    continue
+                j, i = yy + dy * step, xx + dx * step
+                inside = (j >= 0) & (i >= 0) & (j < ny) & (i < nx)
+                j, i = np.where(inside, j, 0), np.where(inside, i, 0)
+                counts = inside & good[j, i]
+                total += np.where(counts, data[j, i], 0.0)
+                count += counts
+        some = count > 0
+        out[yy[some], xx[some]] = total[some] / count[some]
+        left[np.flatnonzero(left)[some]] = False
+        if not left.any():
+            return out
+    out[y[left], x[left]] = np.median(out[good]) if good.any() else 0.0
     return out
 
 

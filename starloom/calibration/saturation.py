@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from starloom.calibration.noise import spread
+
 #: Pixels at the top that make a pile-up: a star's own peak is one pixel, a clipped core a plateau.
 MIN_PLATEAU = 4
 #: A pile-up below the converter's ceiling must stand out of the slope below it by this factor.
@@ -59,7 +61,7 @@ def saturation_from_histogram(data: NDArray[Any], header_value: float | None = N
 def _brightest_noise(values: NDArray[Any], floor: float) -> float:
     """Return a level that sky noise does not reach: below it no pile-up is a star's."""
     some = values[:: max(1, values.size // 200_000)].astype(np.float64)
-    return floor + 12.0 * max(1.4826 * float(np.median(np.abs(some - floor))), 1.0)
+    return floor + 12.0 * max(spread(some), 1.0)
 
 
 def _plateau(bright: NDArray[np.float64], top: float) -> float | None:

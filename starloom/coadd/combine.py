@@ -22,6 +22,8 @@ _SMOOTH_PX = 1.0
 _GROW_SIGMA = 1.5
 _SEED_SIGMA_SMOOTHED = 6.0
 _MESH_PX = 64
+_LEAST_WEIGHT = 1e-3
+"""Of a pixel within its frame: next to nothing, but where it is all there is, the stack shows it."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,12 @@ def _grown(significance: Plane, clip_sigma: float, fwhm_px: float) -> Mask:
     return np.asarray(out & finite, dtype=bool)
 
 
-def reject(cube: Plane, noises: Sequence[FrameNoise], clip_sigma: float) -> list[Mask]:
+def reject(
+    cube: Plane,
+    noises: Sequence[FrameNoise],
+    clip_sigma: float,
+    weights: Sequence[Plane | None] | None = None,
+) -> list[Mask]:
     """Find outliers against the noise model; works from two frames on.
 
     Parameters
@@ -133,6 +140,8 @@ def reject(cube: Plane, noises: Sequence[FrameNoise], clip_sigma: float) -> list
         Sky-matched frames in output units, shape ``(n, ny, nx)``, NaN where a frame has nothing.
     noises
         One per frame.
+    weights
+        Relative weight within each frame, shape ``(ny, nx)``, whose inverse raises its variance; None: 1.
 
     Returns
     -------
@@ -150,8 +159,12 @@ def reject(cube: Plane, noises: Sequence[FrameNoise], clip_sigma: float) -> list
         return none
     finite = np.isfinite(cube)
     count = np.maximum(finite.sum(axis=0), 1).astype(np.float32)
+    inside = [None] * len(noises) if weights is None else list(weights)
+    variances = [_variance(noise, weight) for noise, weight in zip(noises, inside, strict=True)]
     # Summed over the frames that are there: at the edge of a dithered set two overlap where twelve do inside.
-    total = np.tensordot(np.array([n.sigma**2 for n in noises], np.float32), finite.astype(np.float32), axes=1)
+    total = np.zeros(cube.shape[1:], np.float32)
+    for variance, there in zip(variances, finite, strict=True):
+        total += variance * there
     # Efficiency of the median 64 %; the lower of two values scatters like one frame.
     variance_c = total / count * np.where(count > 2, np.float32(math.pi / 2) / count, np.float32(1))
     fwhm = max(n.fwhm_px for n in noises)
@@ -160,8 +173,8 @@ def reject(cube: Plane, noises: Sequence[FrameNoise], clip_sigma: float) -> list
     # The lower of two lies 0.40 of their difference's deviation low, which would count good pixels as excess.
     centre = centre + np.where(count == 2, np.float32(0.4) * np.sqrt(total), np.float32(0))
     masks = []
-    for plane, noise in zip(cube, noises, strict=True):
-        variance = noise.sigma**2 + variance_c + (PSF_TERM * signal) ** 2
+    for plane, noise, own in zip(cube, noises, variances, strict=True):
+        variance = own + variance_c + (PSF_TERM * signal) ** 2
         if noise.gain:
             variance = variance + signal / noise.gain
         masks.append(_grown((plane - centre) / np.sqrt(variance, dtype=np.float32), clip_sigma, noise.fwhm_px))
@@ -170,8 +183,18 @@ def reject(cube: Plane, noises: Sequence[FrameNoise], clip_sigma: float) -> list
     return [mask & ~alone for mask in masks]
 
 
+def _variance(noise: FrameNoise, weight: Plane | None) -> Plane | np.float32:
+    if weight is None:
+        return np.float32(noise.sigma**2)
+    return np.asarray(np.float32(noise.sigma**2) / np.maximum(weight, _LEAST_WEIGHT))
+
+
 def combine(
-    planes: Sequence[Plane], noises: Sequence[FrameNoise], options: StackOptions, shape: tuple[int, int]
+    planes: Sequence[Plane],
+    noises: Sequence[FrameNoise],
+    options: StackOptions,
+    shape: tuple[int, int],
+    weights: Sequence[Plane | None] | None = None,
 ) -> Combined:
     """Combine the frames of a tile.
 
@@ -181,6 +204,8 @@ def combine(
         Frames in output units, each of ``shape`` (ny, nx), NaN where there is nothing; in plan order.
     noises
         One per plane.
+    weights
+        Relative weight within each frame, of ``shape``; None: 1 everywhere.
 
     Returns
     -------
@@ -194,16 +219,18 @@ def combine(
     finite = np.isfinite(cube)
     offered = finite.sum(axis=0)
     if options.combine == "clipped":
-        masks = reject(cube, noises, options.clip_sigma)
+        masks = reject(cube, noises, options.clip_sigma, weights)
     else:
         masks = [np.zeros(shape, bool) for _ in planes]
     total, weight = np.zeros(shape), np.zeros(shape)
     coverage = np.zeros(shape, np.int16)
     # One frame after the other in plan order: the sum, and so every bit, is the same on any machine.
-    for plane, noise, mask, valid in zip(cube, noises, masks, finite, strict=True):
+    inside = [None] * len(planes) if weights is None else weights
+    for plane, noise, mask, valid, own in zip(cube, noises, masks, finite, inside, strict=True):
         good = valid & ~mask
-        total[good] += noise.weight * plane[good].astype(np.float64)
-        weight[good] += noise.weight
+        part = noise.weight if own is None else noise.weight * np.maximum(own[good], _LEAST_WEIGHT).astype(float)
+        total[good] += part * plane[good].astype(np.float64)
+        weight[good] += part
         coverage += good
     sci = np.full(shape, np.nan, np.float32)
     some = weight > 0

@@ -10,7 +10,7 @@ import numpy as np
 from astropy import units as u
 from astropy.io import fits
 
-from starloom.coadd.group import footprint
+from starloom.coadd.group import footprint, unit_vectors
 from starloom.coadd.inputs import frame_wcs_cards, wcs_from_cards
 from starloom.errors import BadInput
 
@@ -102,3 +102,24 @@ def read_target(path: Path, *, max_pixels: int) -> dict[str, Any]:
         )
     _check_size(nx, ny, max_pixels)
     return frame_wcs_cards(path, header) | {"NAXIS1": nx, "NAXIS2": ny}
+
+
+def extent(grid: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
+    """Return where a product lies on the sky, safe for JSON: centre and corners (ICRS) and field of view, degrees.
+
+    The field of view is that of the circle around the product, as ObsCore has it.
+    """
+    ny, nx = shape
+    wcs = wcs_from_cards(grid)
+    ra, dec = wcs.all_pix2world((nx - 1) / 2, (ny - 1) / 2, 0)
+    corners = footprint(grid, shape)
+    centre = unit_vectors(np.asarray(float(ra)), np.asarray(float(dec)))
+    radius = float(np.degrees(np.arccos(np.clip(corners @ centre, -1, 1)).max()))
+    corner_ra = np.degrees(np.arctan2(corners[:, 1], corners[:, 0])) % 360
+    corner_dec = np.degrees(np.arcsin(np.clip(corners[:, 2], -1, 1)))
+    return {
+        "ra_deg": float(ra) % 360,
+        "dec_deg": float(dec),
+        "fov_deg": 2 * radius,
+        "footprint": [[float(a), float(d)] for a, d in zip(corner_ra, corner_dec, strict=True)],
+    }

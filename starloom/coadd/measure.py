@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import sep
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from starloom.calibration.neighbours import filled
+from starloom.calibration.saturation import saturation_from_histogram
 from starloom.coadd.inputs import InputFrame, OpenFrame, pixel_scale_arcsec, wcs_from_cards
 from starloom.errors import BadInput
-from starloom.photometry.measure import saturation_level
 
 _MESH_PX = 64
 _MAX_STARS = 1500
@@ -59,6 +61,12 @@ def _pixels(frame: OpenFrame) -> tuple[NDArray[np.float32], NDArray[np.bool_], s
         )
     if mask.any():
         data[mask] = np.median(data[~mask])
+    bad = frame.bad(0, ny, 0, nx)
+    if bad is not None and bad.any():
+        # A lone defect in a star's wing is guessed from its neighbours rather than costing the star; where whole
+        # patches are bad (a saturated core), no guess stands for them.
+        data = filled(data, bad)
+        mask |= ndimage.binary_opening(bad, structure=np.ones((2, 2), bool))
     mesh = max(8, min(_MESH_PX, ny // 2, nx // 2))
     return data, mask, sep.Background(data, mask=mask, bw=mesh, bh=mesh)
 
@@ -93,7 +101,7 @@ def measure_frame(frame: OpenFrame, *, saturation_adu: float | None = None) -> M
     """
     data, mask, back = _pixels(frame)
     if saturation_adu is None:
-        saturation_adu = saturation_level(data)
+        saturation_adu = saturation_from_histogram(data)
     data -= back.back()
     sigma = float(back.globalrms)
     # SEP calls the noise of a constant image 1.

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from starloom.coadd.inputs import InputFrame
 
-COADD_VERSION = 1
+COADD_VERSION = 2
 """Raised by hand whenever the same plan would give other pixels."""
 
 OUTPUT_ZERO_POINT_MAG = 25.0
@@ -53,6 +53,11 @@ class PlanFrame(BaseModel):
     )
     sigma: float = Field(default=0.0, description="Sky noise of one resampled pixel, output units.")
     weight: float = Field(default=0.0, description="1 / sky variance of one output pixel's area.")
+    relative_weight: tuple[tuple[float, ...], ...] | None = Field(
+        default=None,
+        description="Weight within the frame over its weight, by cells of a mesh (rows, columns) over its pixels; "
+        "None: the same everywhere.",
+    )
     n_common_stars: int = 0
     reason: Reason | None = Field(default=None, description="Why the weight is 0.")
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from starloom.coadd.grid import choose_scale, read_target, tangent_grid
 from starloom.coadd.group import connected, footprint, reaches, unit_vectors
 from starloom.coadd.inputs import InputFrame, frame_wcs_cards, open_frame, pixel_scale_arcsec, wcs_from_cards
+from starloom.coadd.inside import Mesh, relative_weights
 from starloom.coadd.match import flux_scales, sky_terms
 from starloom.coadd.measure import StarFluxes, star_fluxes
 from starloom.coadd.plan import (
@@ -38,6 +39,7 @@ class _Candidate:
     start: str | None
     scale_arcsec: float
     corners: NDArray[np.float64]
+    relative_weight: Mesh | None = None
 
 
 def _candidate(item: InputFrame) -> _Candidate:
@@ -45,8 +47,9 @@ def _candidate(item: InputFrame) -> _Candidate:
         cards = item.wcs_cards or frame_wcs_cards(item.path, frame.header)
         start = item.provenance.get("start") or frame.header.get("DATE-BEG") or frame.header.get("DATE-OBS")
         shape = frame.shape
+        inside = relative_weights(frame.variance())
     scale = pixel_scale_arcsec(wcs_from_cards(cards), shape)
-    return _Candidate(item, shape, cards, str(start) if start else None, scale, footprint(cards, shape))
+    return _Candidate(item, shape, cards, str(start) if start else None, scale, footprint(cards, shape), inside)
 
 
 def make_plan(
@@ -212,6 +215,7 @@ def _plan_frame(
         area=float(area),
         sigma=float(sigma_area * noise_factor(options.kernel, area)),
         weight=float(1 / sigma_area**2),
+        relative_weight=c.relative_weight,
         n_common_stars=n_stars,
     )
 

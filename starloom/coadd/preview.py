@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 
 
 def asinh_png(data: NDArray[Any]) -> bytes:
-    """Return a grey PNG of an image, asinh stretched from 2 sigma below the sky (Lupton et al. 1999).
+    """Return a grey PNG of an image, stretched by `asinh_stretch`; NaN is black."""
+    return _png(asinh_stretch(data))
+
+
+def asinh_stretch(data: NDArray[Any]) -> NDArray[np.float32]:
+    """Return an image from 0 to 1, asinh stretched from 2 sigma below the sky (Lupton et al. 1999).
 
     Parameters
     ----------
     data
-        Image, shape ``(ny, nx)``; NaN is black.
+        Image, shape ``(ny, nx)``; NaN becomes 0.
     """
     data = np.asarray(data, np.float32)
     finite = data[np.isfinite(data)]
@@ -27,7 +32,8 @@ def asinh_png(data: NDArray[Any]) -> bytes:
     sigma = max(1.4826 * float(np.median(np.abs(finite - sky))), 1e-12)
     top = max(float(np.percentile(finite, 99.8)), sky + 20 * sigma)
     stretched = np.arcsinh((np.nan_to_num(data, nan=sky - 2 * sigma) - sky + 2 * sigma) / (3 * sigma))
-    return _png(stretched / np.arcsinh((top - sky + 2 * sigma) / (3 * sigma)))
+    whole = stretched / np.arcsinh((top - sky + 2 * sigma) / (3 * sigma))
+    return np.asarray(np.clip(whole, 0, 1), np.float32)
 
 
 def linear_png(data: NDArray[Any]) -> bytes:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field
 from starloom.archive import claims, frames, missions
 from starloom.archive.models import Frame, Photometry
 from starloom.calibration.step import header_value
+from starloom.coadd.grid import extent
 from starloom.coadd.inputs import InputFrame
 from starloom.coadd.plan import COADD_VERSION, PinnedGrid, StackOptions, StackPlan
 from starloom.coadd.planning import make_plan
@@ -274,7 +275,7 @@ def publish(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
                 sha256=digest,
                 bytes=stored.size,
                 preview_key=keys.preview(*place),
-                summary=info.model_dump(mode="json", exclude={"path"}),
+                summary=info.model_dump(mode="json", exclude={"path"}) | {"extent": extent(plan.grid, plan.shape)},
             )
         )
         per_frame += [

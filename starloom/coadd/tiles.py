@@ -55,14 +55,15 @@ def stack_tile(plan: StackPlan, tile: Tile, workdir: Path) -> Path:
     padded, inner = _padded(plan, tile)
     used = plan.used
     # Only the frames that touch this tile are held: memory follows the depth here, not the number of frames.
-    planes, indices = [], []
+    planes, weights, indices = [], [], []
     for index, frame in enumerate(used):
-        plane = FrameWarper(plan, frame).warp(padded)
-        if plane is not None:
-            planes.append(plane)
+        warped = FrameWarper(plan, frame).warp_weighted(padded)
+        if warped is not None:
+            planes.append(warped[0])
+            weights.append(warped[1])
             indices.append(index)
     noises = [FrameNoise.of(plan, used[index]) for index in indices]
-    result = combine(planes, noises, plan.options, (padded.ny, padded.nx))
+    result = combine(planes, noises, plan.options, (padded.ny, padded.nx), weights)
     offered, clipped = np.zeros(len(used), np.int64), np.zeros(len(used), np.int64)
     for position, index in enumerate(indices):
         offered[index] = int(np.isfinite(planes[position][inner]).sum())

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from starloom.coadd.inputs import open_frame, wcs_from_cards
+from starloom.coadd.inside import weights_at
 from starloom.coadd.match import sky_basis
 from starloom.coadd.plan import PlanFrame, StackPlan, Tile
 
@@ -174,12 +175,20 @@ class FrameWarper:
         self._kernel: Kernel = plan.options.kernel
 
     def warp(self, tile: Tile) -> Plane | None:
-        """Return the frame on ``tile`` in output units, sky terms subtracted; None where they do not overlap.
+        """Return the pixels of `warp_weighted`; None where frame and tile do not overlap."""
+        warped = self.warp_weighted(tile)
+        return None if warped is None else warped[0]
+
+    def warp_weighted(self, tile: Tile) -> tuple[Plane, Plane | None] | None:
+        """Return the frame on ``tile``, and how much each pixel weighs; None where they do not overlap.
 
         Returns
         -------
-        ndarray or None
-            float32 of shape ``(tile.ny, tile.nx)``; NaN outside the frame and where its pixels are masked.
+        pixels : ndarray
+            Output units, sky terms subtracted, float32 of shape ``(tile.ny, tile.nx)``; NaN outside the frame and
+            wherever the kernel would touch a masked pixel.
+        weight : ndarray or None
+            Relative weight within the frame, same shape; None: 1 everywhere.
         """
         frame, n = self._frame, oversampling(self._frame.area)
         fine = wcs_from_cards(_fine_cards(self._plan.grid, tile, n))
@@ -199,9 +208,13 @@ class FrameWarper:
         y0, y1 = max(0, int(y[touched].min()) - margin), min(ny, int(y[touched].max()) + margin + 1)
         with open_frame(frame.input.path) as opened:
             data = opened.section(y0, y1, x0, x1)
+            bad = opened.bad(y0, y1, x0, x1)
+        if bad is not None:
+            data[bad] = np.nan
         scale = math.sqrt(abs(np.linalg.det(self._source.pixel_scale_matrix))) * 3600
         item = frame.input
         data[_mask(data, item.sky_sigma_adu, item.saturation_adu, item.fwhm_arcsec / scale)] = np.nan
+        weight = self._weights(x, y, n)
         values = (bilinear if self._kernel == "bilinear" else lanczos3)(data, x - x0, y - y0)
         values *= area * frame.scale
         if n > 1:
@@ -210,7 +223,20 @@ class FrameWarper:
         out = np.full((tile.ny, tile.nx), np.nan, np.float32)
         out[r0 // n : r1 // n, c0 // n : c1 // n] = values
         out -= sky_surface(frame.sky, self._plan.shape, tile)
-        return out
+        if weight is None:
+            return out, None
+        inside = np.zeros((tile.ny, tile.nx), np.float32)
+        inside[r0 // n : r1 // n, c0 // n : c1 // n] = weight
+        return out, inside
+
+    def _weights(self, x: NDArray[np.float64], y: NDArray[np.float64], n: int) -> Plane | None:
+        """Return the relative weight of each output pixel, whose centre is that of ``n`` x ``n`` samples."""
+        mesh = self._frame.relative_weight
+        if mesh is None:
+            return None
+        if n > 1:
+            x, y = (a.reshape(a.shape[0] // n, n, -1, n).mean(axis=(1, 3)) for a in (x, y))
+        return np.nan_to_num(weights_at(mesh, self._frame.shape, x, y))
 
 
 def sky_surface(terms: tuple[float, ...], shape: tuple[int, int], tile: Tile) -> NDArray[np.float64]:

@@ -18,13 +18,14 @@ from starloom.demo import watching
 from starloom.dispatch.embedded import Embedded
 from starloom.dispatch.relay import DEPLOYMENT
 from starloom.dispatch.rest import PrefectApi
+from starloom.frames import FrameName, describe_file, format_name
 from starloom.hub import Hub
 from starloom.lake import keys
 from starloom.node.submit import submit
 from starloom.settings import load_settings
 from starloom.sky import make_network
 from starloom.sky.network import NetworkTruth
-from starloom.sky.samples import tres1_frames
+from starloom.sky.samples import tres1_darks, tres1_frames
 
 TRES1 = "TrES-1"
 TRES1_TARGET = (286.0408, 36.6326)
@@ -35,6 +36,7 @@ PACE = {
     "STARLOOM_SWEEP_INTERVAL_S": "20",
     "STARLOOM_LATE_QUIET_S": "5",
     "STARLOOM_SETTLE_MAX_S": "120",
+    "STARLOOM_MASTERS_QUIET_S": "0",
 }
 PROCESS_TIMEOUT_S = 420.0
 STACK_TIMEOUT_S = 240.0
@@ -145,9 +147,7 @@ def _observe(hub: Hub, rendering: Future[NetworkTruth], outcome: Outcome, say: S
             licence="MIT", credit="University of Maryland Observatory",
         )  # fmt: skip
         missions.register_node(session, "UMO", name="Univ. of Maryland Observatory", filters={"Filter 2": "R"})
-    for path in tres1_frames():
-        say(f"submit {path.name}")
-        submit(hub.lake, path, mission=TRES1, node="UMO")
+    darks = _send_darks(hub, outcome.home / "darks", say)
     say("render the network's night")
     night = rendering.result()
     clock[NETWORK] = time.monotonic()
@@ -159,7 +159,7 @@ def _observe(hub: Hub, rendering: Future[NetworkTruth], outcome: Outcome, say: S
         for node in night.nodes:
             missions.register_node(session, node, filters={night.filter_names[node]: night.band})
     names = _send(hub, night, say)
-    _settle(hub, [*names, *_names_of(hub, TRES1)], say)
+    _settle(hub, [*names, *_send_tres1(hub, darks, say)], say)
     for mission in (TRES1, NETWORK):
         say(f"plain SQL: {mission} is COMPLETE")
         outcome.sql = watching.complete_by_plain_sql(hub.archive, mission)
@@ -175,6 +175,36 @@ def _observe(hub: Hub, rendering: Future[NetworkTruth], outcome: Outcome, say: S
     refused = watching.frames_named(hub.archive, [path.name for path in night.misnamed])
     for frame in [*watching.frames_of(hub.archive, TRES1), *watching.frames_of(hub.archive, NETWORK), *refused]:
         outcome.frames.append(_frame_row(hub, frame))
+
+
+def _send_darks(hub: Hub, folder: Path, say: Say) -> int:
+    """Send the darks of the TrES-1 night under the names that calibration frames have; return how many."""
+    folder.mkdir()
+    darks = tres1_darks()
+    for path in darks:
+        start = describe_file(path).value("start_utc")
+        name = format_name(FrameName(kind="dark", mission=None, node="UMO", start_utc=start, compressed=True))
+        say(f"submit {name}")
+        submit(hub.lake, Path(shutil.copyfile(path, folder / name)))
+    return len(darks)
+
+
+def _send_tres1(hub: Hub, darks: int, say: Say) -> list[str]:
+    """Send the real frames once the master of their darks is there, as it would be in a second night."""
+
+    def built() -> bool:
+        found = watching.master_frames(hub.archive)
+        say(f"master darks of {found or 'no'} frames")
+        return darks in found
+
+    watching.wait_until(
+        "the master dark", built, PROCESS_TIMEOUT_S, lambda: str(watching.master_frames(hub.archive))
+    )
+    names = []
+    for path in tres1_frames():
+        say(f"submit {path.name}")
+        names.append(submit(hub.lake, path, mission=TRES1, node="UMO").name)
+    return names
 
 
 def _send(hub: Hub, night: NetworkTruth, say: Say) -> list[str]:
@@ -198,10 +228,6 @@ def _put(hub: Hub, path: Path, name: str, days_later: int = 0) -> str:
     day = datetime.now(UTC) + timedelta(days=days_later)
     hub.lake.put_file(path, keys.inbox(node, day.strftime("%Y%m%d"), name))
     return name
-
-
-def _names_of(hub: Hub, mission: str) -> list[str]:
-    return [frame.name for frame in watching.frames_of(hub.archive, mission)]
 
 
 def _settle(hub: Hub, names: list[str], say: Say) -> None:

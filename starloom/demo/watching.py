@@ -10,7 +10,7 @@ from typing import Any
 from sqlmodel import col, select
 
 from starloom.archive import Archive, frames
-from starloom.archive.models import Frame, Mission, Product, Revision
+from starloom.archive.models import Frame, Master, Mission, Product, Revision
 from starloom.errors import StarloomError
 
 POLL_S = 0.5
@@ -45,6 +45,12 @@ def frames_named(archive: Archive, names: list[str]) -> list[Frame]:
     """Return every frame of the given file names."""
     with archive.session() as session:
         return list(session.exec(select(Frame).where(col(Frame.name).in_(names))).all())
+
+
+def master_frames(archive: Archive) -> list[int]:
+    """Return of how many frames each current master calibration frame was made."""
+    with archive.session() as session:
+        return list(session.exec(select(Master.n_frames).where(col(Master.current).is_(True))).all())
 
 
 def counts(found: list[Frame]) -> dict[str, int]:

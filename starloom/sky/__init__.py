@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from starloom.sky.network import NetworkTruth, make_network
     from starloom.sky.night import Exposure, write_frame
     from starloom.sky.render import FrameTruth, Rendered, Trail
-    from starloom.sky.samples import tres1_frames
+    from starloom.sky.samples import tres1_darks, tres1_frames
     from starloom.sky.telescope import Telescope
 
 _HOME = {
@@ -22,6 +22,7 @@ _HOME = {
     "Trail": "render",
     "field_sky": "field",
     "make_network": "network",
+    "tres1_darks": "samples",
     "tres1_frames": "samples",
     "write_frame": "night",
 }
@@ -36,6 +37,7 @@ __all__ = [
     "Trail",
     "field_sky",
     "make_network",
+    "tres1_darks",
     "tres1_frames",
     "write_frame",
 ]

@@ -64,6 +64,12 @@ def test_every_bad_frame_is_named_for_what_it_is(outcome: dict[str, Any]) -> Non
     assert reasons == ["off-target"]
 
 
+def test_the_real_frames_were_calibrated_with_the_darks_of_their_night(outcome: dict[str, Any]) -> None:
+    flags = [set(row["flags"]) for row in outcome["frames"] if row["mission"] == "TrES-1"]
+    assert len(flags) == 14
+    assert all("no-flat" in said and not said & {"no-dark", "uncalibrated"} for said in flags)
+
+
 def test_one_run_and_one_set_of_products_a_revision(outcome: dict[str, Any]) -> None:
     # A second run would have ended as AlreadyClaimed, which is counted under that name.
     assert outcome["runs"]["TrES-1"]["Completed"] == 1

@@ -17,7 +17,22 @@ def tres1_frames() -> list[Path]:
     BadInput
         ``samples-missing``: the installation has no sample frames (wheels leave them out).
     """
-    frames = sorted(TRES1.glob("tres1-*.fits.fz"))
+    return _found("tres1-[0-9][0-9][0-9].fits.fz")
+
+
+def tres1_darks() -> list[Path]:
+    """Return the five darks of the same night and exposure, in the order they were taken.
+
+    Raises
+    ------
+    BadInput
+        ``samples-missing``.
+    """
+    return _found("tres1-[0-9][0-9][0-9]d.fits.fz")
+
+
+def _found(pattern: str) -> list[Path]:
+    frames = sorted(TRES1.glob(pattern))
     if not frames:
         raise BadInput(
             f"no sample frames in {TRES1}",
