@@ -91,15 +91,21 @@ class Archive:
             database_now(session)
 
     def migrate(self, revision: str = "head") -> None:
-        """Bring the schema to a revision and apply the status trigger again."""
+        """Bring the schema to a revision; put the status trigger and, at the newest, the ObsCore view in place."""
         from alembic import command
         from alembic.config import Config
+        from alembic.script import ScriptDirectory
+
+        from starloom.archive import obscore
 
         config = Config()
         config.set_main_option("script_location", str(files("starloom.archive") / "migrations"))
         with self._speaking(), self.engine.connect() as connection:
             config.attributes["connection"] = connection
+            obscore.drop_view(connection)
             command.upgrade(config, revision)
+            if revision in ("head", *ScriptDirectory.from_config(config).get_heads()):
+                obscore.create_view(connection)
             connection.commit()
         self.apply_trigger()
 

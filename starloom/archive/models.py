@@ -108,6 +108,8 @@ class Frame(SQLModel, table=True):
             postgresql_where=sql("disposition = 'active' AND pixel_digest IS NOT NULL"),
         ),
         Index("ix_frame_due", "disposition", "next_attempt_at"),
+        # The earlier frames of an instrument in a band, newest first: photometry's history.
+        Index("ix_frame_history", "instrument_id", "band", "start_utc"),
     )
 
     id: str = Field(default_factory=lambda: uuid4().hex, primary_key=True, sa_type=String(32))
@@ -334,21 +336,31 @@ class Photometry(SQLModel, table=True):
 
 
 class Conditions(SQLModel, table=True):
-    """Weather and sky at the telescope, SI units but °C and hPa as the field writes them."""
+    """Weather and sky at the telescope during an exposure, SI units; None: nobody said."""
 
     __tablename__ = "conditions"
 
     frame_id: str = text(32, primary_key=True, foreign_key="frame.id")
-    ambient_temp_c: float | None = None
-    dewpoint_c: float | None = None
+    ambient_temp_k: float | None = None
+    dewpoint_k: float | None = None
     humidity_pct: float | None = None
-    pressure_hpa: float | None = None
-    wind_speed_ms: float | None = None
-    wind_gust_ms: float | None = None
+    pressure_pa: float | None = None
+    wind_speed_m_s: float | None = None
+    wind_gust_m_s: float | None = None
     wind_dir_deg: float | None = None
     cloud_cover_pct: float | None = None
+    sky_minus_ambient_k: float | None = None
+    """Temperature of the sky less that of the air, as infrared cloud sensors measure it."""
     sky_brightness_mag_arcsec2: float | None = None
+    """By the site's own meter; the frame's own is in its photometry."""
     airmass: float | None = None
+    airmass_source: str | None = text(16, default=None)
+    """``computed`` from the solution, the site and the clock, or the ``header``'s word."""
+    target_alt_deg: float | None = None
+    sun_alt_deg: float | None = None
+    moon_alt_deg: float | None = None
+    moon_sep_deg: float | None = None
+    moon_lit_fraction: float | None = None
 
 
 class StatusEvent(SQLModel, table=True):

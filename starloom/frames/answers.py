@@ -13,11 +13,11 @@ from starloom.frames.profiling import Confidence
 NAMES = (
     *("software", "frame_type", "start_utc", "exposure_s", "ra_deg", "dec_deg", "solved"),
     *("focal_length_mm", "aperture_mm", "pixel_size_um", "binning", "scale_arcsec", "rotation_deg"),
-    *("gain_e_per_adu", "gain_setting", "pedestal_adu", "sensor_temp_c", "filter", "bayer_pattern", "row_order"),
-    *("calstat", "saturation_adu", "object", "camera", "telescope"),
+    *("gain_e_per_adu", "gain_setting", "offset_setting", "pedestal_adu", "sensor_temp_c", "filter"),
+    *("bayer_pattern", "row_order", "calstat", "saturation_adu", "object", "camera", "telescope"),
     *("site_lat_deg", "site_lon_deg", "site_elev_m", "airmass", "focus_position"),
-    *("ambient_temp_c", "dewpoint_c", "humidity_pct", "pressure_hpa", "wind_speed_ms", "wind_gust_ms"),
-    *("wind_dir_deg", "cloud_cover_pct", "sky_brightness_mag_arcsec2"),
+    *("ambient_temp_c", "dewpoint_c", "humidity_pct", "pressure_hpa", "wind_speed_m_s", "wind_gust_m_s"),
+    *("wind_dir_deg", "cloud_cover_pct", "sky_minus_ambient_c", "sky_brightness_mag_arcsec2"),
 )
 
 

@@ -34,6 +34,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "rotation_deg": (-360.0, 360.0),
     "gain_e_per_adu": (1e-4, 1e3),
     "gain_setting": (0.0, 1e6),
+    "offset_setting": (0.0, 1e6),
     "pedestal_adu": (-1e5, 1e5),
     "sensor_temp_c": (-150.0, 80.0),
     "saturation_adu": (100.0, 1e10),
@@ -44,12 +45,15 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dewpoint_c": (-100.0, 50.0),
     "humidity_pct": (0.0, 100.0),
     "pressure_hpa": (300.0, 1100.0),
-    "wind_speed_ms": (0.0, 150.0),
-    "wind_gust_ms": (0.0, 150.0),
+    "wind_speed_m_s": (0.0, 150.0),
+    "wind_gust_m_s": (0.0, 150.0),
     "wind_dir_deg": (0.0, 360.0),
     "cloud_cover_pct": (0.0, 100.0),
+    "sky_minus_ambient_c": (-90.0, 40.0),
     "sky_brightness_mag_arcsec2": (5.0, 25.0),
 }
+#: Differences have a unit's size and not its zero.
+_DIFFERENCES = ("sky_minus_ambient_c",)
 _TEXTS = ("software", "filter", "calstat", "object", "camera", "telescope")
 _RANK: dict[Confidence, int] = {"high": 0, "medium": 1, "low": 2}
 #: DATE-OBS and MJD-OBS may differ by rounding; a forgotten time zone differs by at least half an hour.
@@ -64,9 +68,9 @@ def normalise(header: fits.Header) -> NormalisedHeader:
     NormalisedHeader
         Notable meanings: ``ra_deg``/``dec_deg`` are the image's centre where ``solved``, else the noted pointing;
         ``pixel_size_um`` is the effective pixel, after binning; ``gain_setting`` is the camera's dial (or ISO),
-        ``gain_e_per_adu`` electrons; ``pedestal_adu`` is what was added to the pixels (-PEDESTAL);
-        ``exposure_s`` of a stack is the sum; longitudes count east; ``bayer_pattern`` has XBAYROFF and YBAYROFF
-        applied, not ROWORDER.
+        ``offset_setting`` its other one, ``gain_e_per_adu`` electrons; ``pedestal_adu`` is what was added to the
+        pixels (-PEDESTAL); ``exposure_s`` of a stack is the sum; longitudes count east; ``bayer_pattern`` has
+        XBAYROFF and YBAYROFF applied, not ROWORDER.
     """
     view = HeaderView(header)
     return _Reader(view, profile_of(view)).read()
@@ -144,6 +148,8 @@ class _Reader:
                 return Entry(note=f"no {rule.partner}")
             number /= divisor
         factor, offset = UNITS.get(self._unit(rule), (1.0, 0.0))
+        if name in _DIFFERENCES:
+            offset = 0.0
         value = round(number * factor * rule.scale + offset, 9) + 0.0
         low, high = _RANGES[name]
         if not low <= value <= high:

@@ -15,7 +15,7 @@ from sqlmodel import Session
 from starloom.archive import arrivals, dispositions, missions
 from starloom.archive import frames as rows
 from starloom.archive.engine import database_now
-from starloom.archive.models import Frame
+from starloom.archive.models import Frame, Node
 from starloom.batches import FrameBatch, batches
 from starloom.errors import BadInput, Conflict
 from starloom.frames import (
@@ -29,6 +29,7 @@ from starloom.frames import (
     read_frame,
     sha256_of,
 )
+from starloom.frames.site import rounded_site
 from starloom.lake import ObjectMissing, Stored, keys
 from starloom.receipts import write_receipt
 
@@ -262,7 +263,7 @@ def _file(
             exposure_s=header.value("exposure_s"),
             filter=filter_name,
             band=missions.band_of(session, frame.node_id, filter_name),
-            header=header.as_json(),
+            header=_public(session, frame.node_id, header.as_json()),
             embargo_until=mission.embargo_until if mission else None,
             licence=mission.licence if mission else None,
             credit=mission.credit if mission else None,
@@ -270,6 +271,12 @@ def _file(
         )
 
     _settle(hub, frame, write)
+
+
+def _public(session: Session, node_id: str, header: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return a normalised header as it may be shown: with the exact site only where the node's owner agrees."""
+    node = session.get(Node, node_id)
+    return header if node is not None and node.exact_site else rounded_site(header)
 
 
 def _put_once(hub: Hub, path: Path, target: str) -> str | None:

@@ -27,26 +27,27 @@ class EmptyApertures:
     count: int
 
 
-def empty_places(
-    apertures: Apertures, x: Floats, y: Floats, *, reach_px: float, clear_px: float
-) -> tuple[Floats, Floats]:
-    """Return up to 800 random places with no source within ``clear_px``, ``reach_px`` away from the edge.
+def random_places(
+    apertures: Apertures, x: Floats, y: Floats, *, reach_px: float, count: int
+) -> tuple[Floats, Floats, Floats]:
+    """Return random places ``reach_px`` away from the edge, and how far each is from the nearest source.
 
     Parameters
     ----------
     x, y
-        Sources to keep away from, 0-based pixels, shape ``(n,)``.
+        Sources, 0-based pixels, shape ``(n,)``.
+    count
+        How many places; none where the frame is too small.
     """
     ny, nx = apertures.pixels.shape
     if min(nx, ny) < 3 * reach_px:
-        return np.zeros(0), np.zeros(0)
+        return np.zeros(0), np.zeros(0), np.zeros(0)
     rng = np.random.default_rng(SEED)
-    px, py = (rng.uniform(reach_px, side - 1 - reach_px, 4 * WANTED) for side in (nx, ny))
-    if len(x):
-        tree = cKDTree(np.column_stack([x, y]))
-        distance, _ = tree.query(np.column_stack([px, py]), distance_upper_bound=clear_px)
-        px, py = px[~np.isfinite(distance)], py[~np.isfinite(distance)]
-    return px[:WANTED], py[:WANTED]
+    px, py = (rng.uniform(reach_px, side - 1 - reach_px, count) for side in (nx, ny))
+    if not len(x):
+        return px, py, np.full(count, np.inf)
+    clear, _ = cKDTree(np.column_stack([x, y])).query(np.column_stack([px, py]))
+    return px, py, np.asarray(clear, np.float64)
 
 
 def empty_apertures(
@@ -63,14 +64,13 @@ def empty_apertures(
     sigma_adu
         Noise of one pixel: what remains to go by where the frame has no empty places.
     """
-    px, py = empty_places(apertures, x, y, reach_px=apertures.reach(radius_px), clear_px=clear_px)
-    if len(px):
-        masked = apertures.spoiled(px, py, radius_px)
-        px, py = px[~masked], py[~masked]
+    px, py, clear = random_places(apertures, x, y, reach_px=apertures.reach(radius_px), count=4 * WANTED)
+    px, py = px[clear > clear_px][:WANTED], py[clear > clear_px][:WANTED]
+    good = apertures.masked_pixels(px, py, radius_px) == 0
+    px, py = px[good], py[good]
     if len(px) < ENOUGH:
         return EmptyApertures(0.0, sigma_adu * float(np.sqrt(apertures.area(radius_px))), len(px))
     sums = apertures.sums(px, py, radius_px)
-    sums = sums[np.isfinite(sums)]
     middle = float(np.median(sums))
     # What stands out on the bright side is a star that nobody listed: the dark side and the middle tell the noise.
     low = np.sort(middle - sums[sums <= middle])

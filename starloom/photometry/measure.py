@@ -1,167 +1,47 @@
-"""Photometry of one solved frame: apertures, growth, zero point against the reference catalogue, depth.
+"""Photometry of one solved frame: fluxes, zero point against the reference catalogue, seeing, sky, depth.
 
 A frame's zero point is the magnitude of a star of the reference colour whose *total* flux is 1 ADU in the whole
-exposure. Fluxes are measured in apertures of 1.25 FWHM and corrected to the whole light by the frame's own bright
-isolated stars, so that what FWHM means does not matter to them.
+exposure. Fluxes are corrected to the whole light by the frame's own bright stars, so that what FWHM means does not
+matter to them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from starloom.astrometry.detect import StarList
-from starloom.photometry.apertures import Apertures, peaks
-from starloom.photometry.empty_apertures import empty_apertures
-from starloom.photometry.growth import Growth, measure_growth
+from starloom.photometry.fluxes import Fluxes, measure_fluxes
 from starloom.photometry.reference import Reference, reference_magnitudes
-from starloom.photometry.selection import ISOLATION_FWHM, ISOLATION_SHARE, Neighbours, match, neighbours
-from starloom.photometry.sky_mesh import CELL_PX, sky_mesh
+from starloom.photometry.results import FramePhotometry, PhotometryOptions
+from starloom.photometry.selection import match
 from starloom.photometry.sources import SourceFlag, sources_table
-from starloom.photometry.zero_point import SATURATED, ColourTerm, ZeroPoint, fit_zero_point
+from starloom.photometry.zero_point import SATURATED, ZeroPoint, fit_zero_point
 from starloom.refcat.provider import CatalogStars
+
+if TYPE_CHECKING:
+    from starloom.refcat import Refcats
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-APERTURE_FWHM = 1.25
-#: Smaller apertures lose too much to centroids and pixels.
-MIN_APERTURE_PX = 1.8
-PSF_SNR = 20.0
+#: The brightest of a deep catalogue are enough, and the fainter ones are not on the frame's scale anyway.
+CATALOG_STARS = 8000
 #: Signal-to-noise of the faintest calibrator, predicted from the catalogue.
 CALIBRATOR_SNR = 20.0
-#: Electrons per ADU where nobody knows: few, so that the photon noise is rather overstated.
-CAUTIOUS_GAIN = 0.5
+#: Detected stars per aperture from which stars with unseen company are to be reckoned with.
+CROWDED = 0.03
+#: Error of the correction for hidden stars, as a share of it: by simulation.
+COMPANY_DOUBT = 0.8
 #: PSF stars further from the middle than this share of the half diagonal stand for the corners.
 CORNER = 0.7
 MIN_CORNER_STARS = 8
 MAG_PER_RELATIVE = 2.5 / np.log(10)
-
-
-@dataclass(frozen=True)
-class PhotometryOptions:
-    """What is known of a frame besides its pixels.
-
-    Parameters
-    ----------
-    band
-        The frame's band; None or ``node:name`` where nobody knows: the catalogue's own band is then used.
-    match_arcsec
-        How far a star may lie from its catalogue position.
-    saturation_adu
-        Level above which pixels are not trusted.
-    gain_e_per_adu
-        Electrons per ADU; None estimates it, on the cautious side.
-    zero_level_adu
-        Level of an unexposed pixel; None where bias or pedestal are unknown, which leaves no sky brightness.
-    colour_term
-        The instrument's colour term from other frames.
-    """
-
-    match_arcsec: float
-    band: str | None = None
-    saturation_adu: float | None = None
-    gain_e_per_adu: float | None = None
-    zero_level_adu: float | None = None
-    colour_term: ColourTerm | None = None
-
-
-@dataclass(frozen=True)
-class FramePhotometry:
-    """What a frame tells about itself.
-
-    Parameters
-    ----------
-    zero_point_mag, zero_point_err, scatter_mag
-        Magnitude in ``catalog_band`` of a star of colour ``colour_ref`` and a total flux of 1 ADU; its standard
-        error; the scatter of one calibrator. None with fewer than five calibrators.
-    calibrators
-        Catalogue stars that carry the zero point.
-    catalog_band
-        Band of the zero point and of all magnitudes: the frame's own where the catalogue has it or a published
-        relation gives it, else the nearest band of the catalogue.
-    relation
-        Where the catalogue's magnitudes in that band come from.
-    catalog, catalog_version
-        Which catalogue.
-    colour_term, colour_term_err, colour_name, colour_ref
-        ``catalogue - instrumental`` magnitude per magnitude of a colour, its error, which colour (``BT-VT``), and
-        for which value of it the zero point holds; None without colours.
-    fwhm_px, fwhm_arcsec, fwhm_corner_px, ellipticity
-        Medians over the PSF stars, and over those near the corners.
-    psf_stars
-        Unsaturated isolated stars of S/N 20 and more.
-    sky_adu, sky_sigma_adu
-        Median sky level and its standard deviation in one pixel.
-    sky_brightness_mag_arcsec2
-        Of the sky, in ``catalog_band``; None without a zero point or a known zero level.
-    limiting_mag
-        Magnitude of a star of 5 sigma of the empty apertures; None without a zero point.
-    saturation_adu
-        Level above which pixels were not trusted.
-    aperture_px, growth, growth_err
-        Radius of the apertures, total light over theirs in the middle of the frame, and its relative error.
-    gain_e_per_adu
-        Given or estimated; None where it was only assumed.
-    sources
-        One row per source, see `starloom.photometry.sources.COLUMNS`.
-    """
-
-    zero_point_mag: float | None
-    zero_point_err: float | None
-    scatter_mag: float | None
-    calibrators: int
-    catalog_band: str | None
-    relation: str | None
-    catalog: str | None
-    catalog_version: str | None
-    colour_term: float | None
-    colour_term_err: float | None
-    colour_name: str | None
-    colour_ref: float | None
-    fwhm_px: float
-    fwhm_arcsec: float
-    fwhm_corner_px: float | None
-    ellipticity: float | None
-    psf_stars: int
-    sky_adu: float
-    sky_sigma_adu: float
-    sky_brightness_mag_arcsec2: float | None
-    limiting_mag: float | None
-    saturation_adu: float | None
-    aperture_px: float
-    growth: float
-    growth_err: float
-    gain_e_per_adu: float | None
-    sources: pa.Table
-
-
-def saturation_level(data: NDArray[Any], header_value: float | None = None) -> float | None:
-    """Return the level at which pixels clip: the header's, else a pile-up at the brightest value, else None.
-
-    Parameters
-    ----------
-    data
-        Pixels in ADU, any integer or float type, shape ``(ny, nx)``.
-    header_value
-        What the header says; believed where pixels reach it or stay below.
-    """
-    top = float(np.nanmax(data))
-    if header_value is not None and header_value > 0 and top <= header_value * 1.01:
-        return float(header_value)
-    clipped = int(np.count_nonzero(data == top))
-    # A star's own peak is one pixel; a clipped core is a plateau. The sky is asked of one pixel in many.
-    if clipped >= 4 and top > 10 * abs(float(np.nanmedian(data[::7, ::7]))) / 3:
-        return top
-    if data.dtype.kind == "u":
-        return float(np.iinfo(data.dtype).max)
-    return None
 
 
 def cone_of(cards: dict[str, Any], shape: tuple[int, ...]) -> tuple[float, float, float]:
@@ -171,6 +51,38 @@ def cone_of(cards: dict[str, Any], shape: tuple[int, ...]) -> tuple[float, float
     ra, dec = wcs.all_pix2world((nx - 1) / 2, (ny - 1) / 2, 0)
     radius = float(np.hypot(nx, ny) / 2 * _scale_arcsec(wcs) / 3600 * 1.05)
     return float(ra) % 360, float(dec), min(radius, 30.0)
+
+
+def catalog_for(
+    refcats: Refcats,
+    cards: dict[str, Any],
+    stars: StarList,
+    band: str | None,
+    *,
+    match_arcsec: float,
+    epoch: float | None = None,
+) -> CatalogStars:
+    """Return the stars around a solved frame, at its epoch, of the catalogue whose band and depth serve it best.
+
+    Parameters
+    ----------
+    refcats
+        The catalogues there are.
+    cards, stars
+        See `photometer`.
+    band, match_arcsec
+        See `PhotometryOptions`.
+    epoch
+        Julian year of the exposure.
+    """
+    wcs = WCS(fits.Header(cards), fix=False)
+    ra, dec = (np.asarray(c, float) for c in wcs.all_pix2world(stars.x, stars.y, 0)) if len(stars) else _nowhere()
+
+    def usable(catalog: CatalogStars) -> NDArray[np.intp]:
+        return match(ra, dec, ~stars.saturated, catalog, match_arcsec=match_arcsec, blend_arcsec=0.0)[1]
+
+    limit = max(CATALOG_STARS, 4 * len(stars))
+    return refcats.for_photometry(*cone_of(cards, stars.shape), band, limit=limit, epoch=epoch, usable=usable)
 
 
 def photometer(
@@ -209,116 +121,55 @@ def photometer(
     Stetson 1990, PASP 102, 932 (growth curves); Høg et al. 2000, A&A 355, L27 (VT magnitudes).
     """
     wcs = WCS(fits.Header(cards), fix=False)
-    scale = _scale_arcsec(wcs)
-    fwhm = stars.frame_fwhm_px if np.isfinite(stars.frame_fwhm_px) and stars.frame_fwhm_px > 0 else 3.0
-    radius = max(APERTURE_FWHM * fwhm, MIN_APERTURE_PX)
-    apertures, base_adu = _apertures(data, mask, stars, fwhm)
-    x, y = np.ascontiguousarray(stars.x, np.float64), np.ascontiguousarray(stars.y, np.float64)
-    raw = apertures.sums(x, y, radius)
-    peak = peaks(apertures.pixels, x, y) + base_adu if len(x) else np.zeros(0)
-    saturated = np.asarray(stars.saturated, bool).copy()
-    if options.saturation_adu is not None:
-        saturated |= peak >= SATURATED * options.saturation_adu
-    reach = apertures.reach(radius)
-    near = neighbours(x, y, np.asarray(stars.flux), fwhm_px=fwhm + apertures.trail_px / 2, reach_px=reach)
-    masked = apertures.spoiled(x, y, max(0.6 * fwhm, 1.0))
-    edge = apertures.over_the_edge(x, y, radius)
-    empty = empty_apertures(
-        apertures, x, y, radius_px=radius, clear_px=reach + 2.5 * fwhm, sigma_adu=stars.noise_adu
-    )
-    # Stars too faint to be seen lift the sky above the mesh's mode, under stars as elsewhere.
-    raw, noise = raw - empty.level_adu, empty.noise_adu
-    gain = options.gain_e_per_adu or _estimated_gain(stars, options.zero_level_adu)
-    psf = near.isolated & ~saturated & ~masked & ~edge & np.isfinite(raw) & (raw > PSF_SNR * noise)
-    point_like = apertures.trail_px == 0 and not getattr(stars, "defocused", False)
-    growth = measure_growth(
-        apertures, x, y, raw, noise, psf,
-        isolation_px=ISOLATION_FWHM * (fwhm + apertures.trail_px / 2), isolation_share=ISOLATION_SHARE,
-        radius_px=radius, fwhm_px=fwhm, extrapolate=point_like,
-    )  # fmt: skip
-    correction = growth.at(x, y)
-    flux = raw * correction
-    photons = np.maximum(raw, 0.0) / (gain or CAUTIOUS_GAIN)
-    error = np.sqrt((noise**2 + photons) * correction**2 + (growth.scatter * flux) ** 2)
-    ra, dec = (np.asarray(c, float) for c in wcs.all_pix2world(x, y, 0)) if len(x) else (np.zeros(0),) * 2
-    used = np.zeros(len(x), bool)
-    fitted, reference = None, None
-    candidates = ~saturated & ~masked & ~edge & ~near.blended & np.isfinite(flux) & (flux > 5 * error)
-    star, partner = match(
-        ra, dec, candidates, catalog, match_arcsec=options.match_arcsec, blend_arcsec=1.5 * reach * scale
-    )
-    if len(star):
-        reference = reference_magnitudes(_subset(catalog, partner), options.band)
-        fitted = fit_zero_point(
-            -2.5 * np.log10(flux[star]),
-            MAG_PER_RELATIVE * error[star] / flux[star],
-            reference,
-            peak_share=None if options.saturation_adu is None else peak[star] / options.saturation_adu,
-            magnitude_limits=_limits(flux, peak - stars.background_adu, psf, noise, gain, growth, options, stars),
-            learnt=options.colour_term,
-        )
-    if fitted is not None:
-        used[star[fitted.used]] = True
-    return _summary(
-        stars, options, catalog, fitted, reference, growth,
-        scale=scale, fwhm=_median(stars.fwhm_px[psf], fwhm), psf=psf, noise=noise, gain=gain, radius=radius,
-        columns={
-            "x": x, "y": y, "ra_deg": ra, "dec_deg": dec,
-            **_centroid_errors(stars, flux, error, fwhm, scale),
-            "flux_adu": flux, "flux_err_adu": error,
-            "fwhm_px": np.asarray(stars.fwhm_px, float), "ellipticity": np.asarray(stars.ellipticity, float),
-            "theta_deg": np.asarray(getattr(stars, "theta_deg", np.full(len(x), np.nan)), float),
-            "background_adu": apertures.sky.at(x, y) + base_adu if len(x) else np.zeros(0),
-            "peak_adu": peak, "saturated": saturated, "calibrator": used,
-            "flags": _flags(saturated, near, masked, edge),
-        },
-    )  # fmt: skip
+    light = measure_fluxes(data, mask, stars, options)
+    ra, dec = (np.asarray(c, float) for c in wcs.all_pix2world(stars.x, stars.y, 0)) if len(stars) else _nowhere()
+    fitted, reference, used = _tie(light, ra, dec, stars, catalog, options, _scale_arcsec(wcs))
+    return _summary(light, ra, dec, stars, options, catalog, fitted, reference, used, _scale_arcsec(wcs))
 
 
-def _apertures(data: NDArray[Any], mask: Bools | None, stars: StarList, fwhm: float) -> tuple[Apertures, float]:
-    """Make the frame ready: less its median sky, so that sub-pixels at an aperture's rim do not sum a pedestal."""
-    base = np.float32(stars.background_adu if np.isfinite(stars.background_adu) else 0.0)
-    pixels = np.subtract(data, base, dtype=np.float32, casting="unsafe")
-    if data.dtype.kind == "f":
-        bad = ~np.isfinite(pixels)
-        if bad.any():
-            pixels[bad] = 0.0
-            mask = bad if mask is None else mask | bad
-    trail = float(getattr(stars, "trail_px", 0.0) or 0.0)
-    trail = trail if trail > fwhm else 0.0
-    angle = float(getattr(stars, "trail_angle_deg", 0.0))
-    if not np.isfinite(angle):
-        trail = 0.0
-    cell = int(max(CELL_PX, 12 * fwhm, 4 * trail))
-    sky = sky_mesh(pixels, mask, cell_px=cell)
-    return Apertures(pixels, mask, sky, trail, angle if trail else 0.0), float(base)
-
-
-def _estimated_gain(stars: StarList, zero_level_adu: float | None) -> float | None:
-    """Return electrons per ADU from the sky's level and noise; read noise makes it too small, never too large."""
-    if zero_level_adu is None or not (stars.noise_adu > 0):
-        return None
-    sky = stars.background_adu - zero_level_adu
-    return float(sky / stars.noise_adu**2) if sky > 0 else None
-
-
-def _limits(
-    flux: Floats,
-    peak_above_sky: Floats,
-    psf: Bools,
-    noise: float,
-    gain: float | None,
-    growth: Growth,
-    options: PhotometryOptions,
+def _tie(
+    light: Fluxes,
+    ra: Floats,
+    dec: Floats,
     stars: StarList,
-) -> tuple[float, float]:
+    catalog: CatalogStars,
+    options: PhotometryOptions,
+    scale: float,
+) -> tuple[ZeroPoint | None, Reference | None, Bools]:
+    """Fit the zero point to the stars the catalogue knows; also return which carry it."""
+    used = np.zeros(len(stars), bool)
+    flux, error = light.flux_adu, light.flux_err_adu
+    star, partner = match(
+        ra, dec, (light.flags == 0) & (flux > 5 * error), catalog,
+        match_arcsec=options.match_arcsec, blend_arcsec=1.5 * light.reach_px * scale,
+    )  # fmt: skip
+    if not len(star):
+        return None, None, used
+    reference = reference_magnitudes(_subset(catalog, partner), options.band)
+    fitted = fit_zero_point(
+        -2.5 * np.log10(flux[star]),
+        MAG_PER_RELATIVE * error[star] / flux[star],
+        reference,
+        peak_share=None if options.saturation_adu is None else light.peak_adu[star] / options.saturation_adu,
+        magnitude_limits=_limits(light, stars, options),
+        learnt=options.colour_term,
+        crowded=bool(len(stars) * np.pi * light.reach_px**2 > CROWDED * np.prod(stars.shape)),
+    )
+    if fitted is None:
+        return None, None, used
+    used[star[fitted.used]] = True
+    return fitted, reference, used
+
+
+def _limits(light: Fluxes, stars: StarList, options: PhotometryOptions) -> tuple[float, float]:
     """Return the instrumental magnitudes between which stars neither saturate nor sink into the noise."""
-    per_photon = CALIBRATOR_SNR**2 / (gain or CAUTIOUS_GAIN) * growth.correction
-    sky_part = CALIBRATOR_SNR * noise * growth.correction
+    per_photon = CALIBRATOR_SNR**2 / light.usable_gain * light.growth.correction
+    sky_part = CALIBRATOR_SNR * light.noise_adu * light.growth.correction
     faintest = 0.5 * (per_photon + np.sqrt(per_photon**2 + 4 * sky_part**2))
     bright = -np.inf
-    if options.saturation_adu is not None and psf.any():
-        sharpness = float(np.median(peak_above_sky[psf] / flux[psf]))
+    if options.saturation_adu is not None and light.psf.any():
+        above = (light.peak_adu - light.background_adu)[light.psf]
+        sharpness = float(np.median(above / light.flux_adu[light.psf]))
         room = SATURATED * options.saturation_adu - stars.background_adu
         if sharpness > 0 and room > 0:
             bright = float(-2.5 * np.log10(room / sharpness))
@@ -326,8 +177,6 @@ def _limits(
 
 
 def _subset(catalog: CatalogStars, index: NDArray[np.intp]) -> CatalogStars:
-    from dataclasses import fields, replace
-
     changed: dict[str, Any] = {}
     for field in fields(catalog):
         value = getattr(catalog, field.name)
@@ -338,86 +187,72 @@ def _subset(catalog: CatalogStars, index: NDArray[np.intp]) -> CatalogStars:
     return replace(catalog, **changed)
 
 
-def _flags(saturated: Bools, near: Neighbours, masked: Bools, edge: Bools) -> NDArray[np.int16]:
-    bits = saturated * SourceFlag.SATURATED + near.blended * SourceFlag.BLENDED
-    return np.asarray(bits + masked * SourceFlag.MASKED + edge * SourceFlag.EDGE, np.int16)
-
-
-def _centroid_errors(stars: StarList, flux: Floats, error: Floats, fwhm: float, scale: float) -> dict[str, Floats]:
-    known = getattr(stars, "centroid_err_px", None)
-    if known is None:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            # King 1983, PASP 95, 163: a Gaussian's sigma over the signal-to-noise.
-            known = np.where(flux > 0, np.hypot(fwhm / 2.355 * error / flux, 0.01), np.nan)
-    both = np.asarray(known, float) * scale
-    return {"ra_err_arcsec": both, "dec_err_arcsec": both.copy()}
-
-
-def _median(values: Floats, otherwise: float) -> float:
-    return float(np.median(values)) if len(values) else otherwise
-
-
 def _scale_arcsec(wcs: WCS) -> float:
     return float(np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))) * 3600)
 
 
+def _nowhere() -> tuple[Floats, Floats]:
+    return np.zeros(0), np.zeros(0)
+
+
 def _summary(
+    light: Fluxes,
+    ra: Floats,
+    dec: Floats,
     stars: StarList,
     options: PhotometryOptions,
     catalog: CatalogStars,
     fitted: ZeroPoint | None,
     reference: Reference | None,
-    growth: Growth,
-    *,
+    used: Bools,
     scale: float,
-    fwhm: float,
-    psf: Bools,
-    noise: float,
-    gain: float | None,
-    radius: float,
-    columns: dict[str, Any],
 ) -> FramePhotometry:
-    zero_point = limiting = brightness = err = None
+    psf, growth = light.psf, light.growth
+    facts: dict[str, Any] = dict.fromkeys(
+        (
+            "zero_point_mag", "zero_point_err", "scatter_mag", "catalog_band", "relation", "catalog",
+            "catalog_version", "colour_term", "colour_term_err", "colour_name", "colour_ref",
+        )
+    )  # fmt: skip
+    limiting = brightness = None
     if fitted is not None and reference is not None:
-        zero_point = fitted.mag
-        err = float(np.hypot(fitted.err, MAG_PER_RELATIVE * growth.error))
-        limiting = float(zero_point - 2.5 * np.log10(5 * noise * growth.correction))
+        # Light of hidden stars makes the calibrators too bright: nobody knows how much of it stayed.
+        company = MAG_PER_RELATIVE * light.company_share
+        zero_point, doubt = fitted.mag - company, COMPANY_DOUBT * company
+        facts |= {
+            "zero_point_mag": zero_point,
+            "zero_point_err": float(np.sqrt(fitted.err**2 + (MAG_PER_RELATIVE * growth.error) ** 2 + doubt**2)),
+            "scatter_mag": fitted.scatter_mag,
+            "catalog_band": reference.band,
+            "relation": reference.relation,
+            "catalog": catalog.catalog,
+            "catalog_version": catalog.version or None,
+        }
+        if fitted.colour_term is not None:
+            facts |= {
+                "colour_term": fitted.colour_term,
+                "colour_term_err": fitted.colour_term_err,
+                "colour_name": reference.colour_name,
+                "colour_ref": reference.colour_ref,
+            }
+        limiting = float(zero_point - 2.5 * np.log10(5 * light.noise_adu * growth.correction))
         if options.zero_level_adu is not None and stars.background_adu > options.zero_level_adu:
             per_arcsec2 = (stars.background_adu - options.zero_level_adu) / scale**2
             brightness = float(zero_point - 2.5 * np.log10(per_arcsec2))
-    tied = reference if fitted is not None else None
-    coloured = tied is not None and fitted is not None and fitted.colour_term is not None
+    facts |= {
+        "aperture_px": light.radius_px,
+        "growth": growth.correction,
+        "growth_err": growth.error,
+        "gain_e_per_adu": light.gain_e_per_adu,
+    }
     ny, nx = stars.shape
     off = np.hypot(stars.x - (nx - 1) / 2, stars.y - (ny - 1) / 2) / (np.hypot(nx, ny) / 2)
     corner = psf & (off > CORNER)
-    flux, error = columns["flux_adu"], columns["flux_err_adu"]
-    with np.errstate(all="ignore"):
-        columns["snr"] = flux / error
-        columns["mag"] = np.where(flux > 0, -2.5 * np.log10(flux), np.nan)
-        columns["mag"] = columns["mag"] + (np.nan if zero_point is None else zero_point)
-        columns["mag_err"] = np.where(flux > 0, MAG_PER_RELATIVE * error / flux, np.nan)
-    good = ~columns["saturated"]
-    shape_of = stars.ellipticity[psf] if psf.sum() >= 5 else stars.ellipticity[good]
-    facts: dict[str, Any] = {
-        "zero_point_mag": zero_point,
-        "zero_point_err": err,
-        "catalog_band": None if tied is None else tied.band,
-        "relation": None if tied is None else tied.relation,
-        "catalog": None if tied is None else catalog.catalog,
-        "catalog_version": None if tied is None else (getattr(catalog, "version", "") or None),
-        "colour_term": fitted.colour_term if coloured and fitted is not None else None,
-        "colour_term_err": fitted.colour_term_err if coloured and fitted is not None else None,
-        "colour_name": tied.colour_name if coloured and tied is not None else None,
-        "colour_ref": tied.colour_ref if coloured and tied is not None else None,
-        "aperture_px": radius,
-        "growth": growth.correction,
-        "growth_err": growth.error,
-        "gain_e_per_adu": gain,
-    }
+    shape_of = stars.ellipticity[psf if psf.any() else ~light.saturated]
+    fwhm = float(np.median(stars.fwhm_px[psf])) if psf.any() else stars.frame_fwhm_px
     return FramePhotometry(
         **facts,
-        scatter_mag=None if fitted is None else fitted.scatter_mag,
-        calibrators=int(columns["calibrator"].sum()),
+        calibrators=int(used.sum()),
         fwhm_px=fwhm,
         fwhm_arcsec=fwhm * scale,
         fwhm_corner_px=float(np.median(stars.fwhm_px[corner])) if corner.sum() >= MIN_CORNER_STARS else None,
@@ -428,5 +263,48 @@ def _summary(
         sky_brightness_mag_arcsec2=brightness,
         limiting_mag=limiting,
         saturation_adu=options.saturation_adu,
-        sources=sources_table(columns, band=facts["catalog_band"], meaning=facts),
+        sources=sources_table(
+            _columns(light, ra, dec, stars, used, scale, facts["zero_point_mag"]),
+            band=facts["catalog_band"],
+            meaning=facts,
+        ),
     )
+
+
+def _columns(
+    light: Fluxes,
+    ra: Floats,
+    dec: Floats,
+    stars: StarList,
+    used: Bools,
+    scale: float,
+    zero_point_mag: float | None,
+) -> dict[str, NDArray[Any]]:
+    flux, error = light.flux_adu, light.flux_err_adu
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mag = np.where(flux > 0, -2.5 * np.log10(flux), np.nan) + (
+            np.nan if zero_point_mag is None else zero_point_mag
+        )
+        mag_err = np.where(flux > 0, MAG_PER_RELATIVE * error / flux, np.nan)
+    position_err = stars.centroid_err_px * scale
+    return {
+        "x": stars.x,
+        "y": stars.y,
+        "ra_deg": ra,
+        "dec_deg": dec,
+        "ra_err_arcsec": position_err,
+        "dec_err_arcsec": position_err,
+        "flux_adu": flux,
+        "flux_err_adu": error,
+        "snr": flux / error,
+        "mag": mag,
+        "mag_err": mag_err,
+        "fwhm_px": stars.fwhm_px,
+        "ellipticity": stars.ellipticity,
+        "theta_deg": stars.theta_deg,
+        "background_adu": light.background_adu,
+        "peak_adu": light.peak_adu,
+        "flags": light.flags,
+        "saturated": (light.flags & SourceFlag.SATURATED) != 0,
+        "calibrator": used,
+    }

@@ -1,4 +1,4 @@
-"""Which stars may be used for what: isolated ones, blends, the frame's PSF stars, and their catalogue partners."""
+"""Which stars may be used for what: those that stand alone, blends, and their catalogue partners."""
 
 from __future__ import annotations
 
@@ -13,48 +13,49 @@ from starloom.refcat.provider import CatalogStars
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-#: Neighbours within this many FWHM and of this share of its light spoil a star for the curve of growth; a star is
-#: a blend where a neighbour puts this share of the star's own light into its aperture.
-ISOLATION_FWHM, ISOLATION_SHARE = 7.0, 0.03
-BLEND_APERTURES, BLEND_SHARE = 2.5, 0.01
+#: A neighbour of this share of a star's light disturbs its shape; a star is a blend where a neighbour puts
+#: this share of the star's own light into its aperture.
+DISTURBING_SHARE, BLEND_SHARE = 0.03, 0.01
+BLEND_APERTURES = 2.5
 #: Catalogue stars so much fainter than their neighbour do not matter, mag.
 BLEND_MAG = 5.0
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Which stars have company: none nearby (``isolated``), or light of another in the aperture (``blended``)."""
+    """Who stands near a star: distance to the nearest that disturbs (px, inf for none), and blends, ``(n,)``."""
 
-    isolated: Bools
+    clear_px: Floats
     blended: Bools
 
 
-def neighbours(x: Floats, y: Floats, flux: Floats, *, fwhm_px: float, reach_px: float) -> Neighbours:
-    """Find the stars that stand alone, and those that do not.
+def neighbours(x: Floats, y: Floats, flux: Floats, *, far_px: float, reach_px: float) -> Neighbours:
+    """Find how far each star stands alone, and the stars whose apertures hold light of others.
 
     Parameters
     ----------
     x, y, flux
         Of all detected stars, shape ``(n,)``.
-    fwhm_px
-        Seeing.
+    far_px
+        How far to look.
     reach_px
         How far an aperture extends from its centre.
     """
-    isolated, blended = np.ones(len(x), bool), np.zeros(len(x), bool)
+    clear, blended = np.full(len(x), np.inf), np.zeros(len(x), bool)
     if len(x) < 2:
-        return Neighbours(isolated, blended)
+        return Neighbours(clear, blended)
     near = BLEND_APERTURES * reach_px
-    far = max(ISOLATION_FWHM * fwhm_px, near)
-    pairs = cKDTree(np.column_stack([x, y])).query_pairs(far, output_type="ndarray")
-    distance = np.hypot(*(np.column_stack([x, y])[pairs[:, 0]] - np.column_stack([x, y])[pairs[:, 1]]).T)
+    places = np.column_stack([x, y])
+    pairs = cKDTree(places).query_pairs(max(far_px, near), output_type="ndarray")
+    distance = np.hypot(*(places[pairs[:, 0]] - places[pairs[:, 1]]).T)
+    # Of a neighbour just outside the aperture a few per cent come in, at its border half.
+    entering = (reach_px / np.maximum(distance, reach_px)) ** 3
     for a, b in ((0, 1), (1, 0)):
         own, other = pairs[:, a], pairs[:, b]
-        isolated[own[flux[other] > ISOLATION_SHARE * flux[own]]] = False
-        # Of a neighbour just outside the aperture a few per cent come in, at its border half.
-        blended[own[(distance < near) & (flux[other] * (reach_px / np.maximum(distance, reach_px)) ** 3
-                                         > BLEND_SHARE * flux[own])]] = True  # fmt: skip
-    return Neighbours(isolated, blended)
+        disturbed = flux[other] > DISTURBING_SHARE * flux[own]
+        np.minimum.at(clear, own[disturbed], distance[disturbed])
+        blended[own[(distance < near) & (flux[other] * entering > BLEND_SHARE * flux[own])]] = True
+    return Neighbours(clear, blended)
 
 
 def match(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,15 +12,18 @@ from sqlmodel import Session, col, select
 
 from starloom.archive import frames as rows
 from starloom.archive import results
-from starloom.archive.models import Calibration, Conditions, Frame, Photometry, Solution
+from starloom.archive.models import Calibration, Conditions, Frame, Node, Photometry, Solution
 from starloom.astrometry.detect import detect_stars
 from starloom.astrometry.stars_table import read_stars
 from starloom.calibration.calibrated_file import read_planes
+from starloom.calibration.saturation import saturation_from_histogram
 from starloom.calibration.step import header_value
 from starloom.errors import BadInput
 from starloom.lake import keys
 from starloom.photometry.bands import band_info, is_unmapped
-from starloom.photometry.measure import FramePhotometry, PhotometryOptions, cone_of, photometer, saturation_level
+from starloom.photometry.conditions import Site, sky_conditions, weather
+from starloom.photometry.measure import catalog_for, photometer
+from starloom.photometry.results import FramePhotometry, PhotometryOptions
 from starloom.photometry.transparency import (
     CLOUDY_BELOW,
     HISTORY,
@@ -30,28 +34,23 @@ from starloom.photometry.transparency import (
 )
 from starloom.photometry.zero_point import ColourTerm
 from starloom.receipts import write_receipt, write_receipt_again
-from starloom.refcat import default_refcat
-from starloom.refcat.provider import CatalogStars
+from starloom.refcat.step import refcats_of
 
 if TYPE_CHECKING:
     from starloom.hub import Hub
 
-WEATHER = (
-    "ambient_temp_c",
-    "dewpoint_c",
-    "humidity_pct",
-    "pressure_hpa",
-    "wind_speed_ms",
-    "wind_gust_ms",
-    "wind_dir_deg",
-    "cloud_cover_pct",
-    "sky_brightness_mag_arcsec2",
-    "airmass",
-)
-#: The brightest of a deep catalogue are enough, and the fainter ones are not on the frame's scale anyway.
-CATALOG_STARS = 8000
 #: Earlier frames whose colour terms make the instrument's own, and how far it may still drift, mag per mag.
 MIN_COLOUR_TERMS, COLOUR_TERM_DRIFT = 5, 0.01
+#: Flags that this step sets or takes away.
+NO_ZERO_POINT, CLOUDY, IMPOSSIBLE_SITE = "no-zero-point", "cloudy", "site-or-time-wrong"
+
+
+class _Past(NamedTuple):
+    """An earlier frame of the same instrument and band."""
+
+    photometry: Photometry
+    exposure_s: float | None
+    airmass: float | None
 
 
 def run(hub: Hub, frame_id: str) -> None:
@@ -88,7 +87,7 @@ def _measure(hub: Hub, frame: Frame, solution: Solution, calibration: Calibratio
     mask = None if planes.mask is None else planes.mask != 0
     saturation = None if calibration is None else calibration.saturation_adu
     if saturation is None:
-        saturation = saturation_level(planes.data, header_value(frame, "saturation_adu"))
+        saturation = saturation_from_histogram(planes.data, header_value(frame, "saturation_adu"))
     if stars is None:
         stars = detect_stars(planes.data, saturation_adu=saturation)
     if len(stars) == 0:
@@ -96,10 +95,19 @@ def _measure(hub: Hub, frame: Frame, solution: Solution, calibration: Calibratio
         return
     with hub.archive.session() as session:
         past = _history(session, frame)
-    catalog = _catalog(frame, solution, planes.data.shape)
+        conditions, impossible = _conditions(session, frame, solution)
+    match_arcsec = max(3 * solution.rms_arcsec, 2 * solution.scale_arcsec)
+    catalog = catalog_for(
+        refcats_of(hub),
+        solution.wcs,
+        stars,
+        frame.band,
+        match_arcsec=match_arcsec,
+        epoch=solution.epoch if solution.epoch is not None else _julian_year(_middle(frame)),
+    )
     options = PhotometryOptions(
         band=frame.band,
-        match_arcsec=max(3 * solution.rms_arcsec, 2 * solution.scale_arcsec),
+        match_arcsec=match_arcsec,
         saturation_adu=saturation,
         gain_e_per_adu=_gain(frame, calibration),
         zero_level_adu=_zero_level(frame, calibration),
@@ -111,13 +119,23 @@ def _measure(hub: Hub, frame: Frame, solution: Solution, calibration: Calibratio
     stored_sources = hub.lake.put_bytes(
         buffer.getvalue(), keys.sources(frame.node_id, frame.start_utc, frame.id, frame.version)
     )
-    clear = _transparency(frame, measured, past)
-    _record(hub, frame, solution, measured, clear, stored_sources.key)
+    clear = _transparency(frame, measured, past, conditions.airmass)
+    flags = {
+        NO_ZERO_POINT: measured.zero_point_mag is None,
+        CLOUDY: clear is not None and clear < CLOUDY_BELOW,
+        IMPOSSIBLE_SITE: impossible,
+    }
+    _record(hub, frame, solution, measured, clear, conditions, flags, stored_sources.key)
 
 
-def _catalog(frame: Frame, solution: Solution, shape: tuple[int, ...]) -> CatalogStars:
-    """Return the catalogue's stars around the frame, at its epoch."""
-    return default_refcat().cone(*cone_of(solution.wcs, shape), limit=CATALOG_STARS)
+def _middle(frame: Frame) -> datetime | None:
+    if frame.start_utc is None:
+        return None
+    return frame.start_utc + timedelta(seconds=(frame.exposure_s or 0.0) / 2)
+
+
+def _julian_year(moment: datetime | None) -> float | None:
+    return None if moment is None else 2000.0 + (moment.timestamp() - 946_728_000) / (365.25 * 86400)
 
 
 def _gain(frame: Frame, calibration: Calibration | None) -> float | None:
@@ -137,8 +155,8 @@ def _zero_level(frame: Frame, calibration: Calibration | None) -> float | None:
     return None if said is None else float(said)
 
 
-def _history(session: Session, frame: Frame) -> list[tuple[Photometry, float | None, float | None]]:
-    """Return the newest photometry of the same instrument and band, with exposure (s) and airmass."""
+def _history(session: Session, frame: Frame) -> list[_Past]:
+    """Return what the newest frames of the same instrument and band were found to be."""
     if frame.instrument_id is None or frame.band is None:
         return []
     found = session.exec(
@@ -153,34 +171,61 @@ def _history(session: Session, frame: Frame) -> list[tuple[Photometry, float | N
             col(Photometry.current).is_(True),
             col(Photometry.zero_point_mag).is_not(None),
         )
-        .order_by(col(Photometry.id).desc())
+        # In the order of an index, so that it ends after the newest few whatever the instrument's age.
+        .order_by(col(Frame.start_utc).desc())
         .limit(HISTORY)
     ).all()
-    return [(photometry, exposure, airmass) for photometry, exposure, airmass in found]
+    return [_Past(*row) for row in found]
 
 
-def _transparency(frame: Frame, measured: FramePhotometry, past: list[Any]) -> float | None:
+def _conditions(session: Session, frame: Frame, solution: Solution) -> tuple[Conditions, bool]:
+    """Return weather and sky of a frame, and whether its site and its clock contradict its stars."""
+    header = {name: entry.get("value") for name, entry in (frame.header or {}).items()}
+    sky, impossible = sky_conditions(
+        header.get("airmass"),
+        _site(session.get(Node, frame.node_id), header),
+        _middle(frame),
+        (solution.ra_deg, solution.dec_deg),
+    )
+    return Conditions.model_validate({"frame_id": frame.id, **weather(header), **sky}), impossible
+
+
+def _site(node: Node | None, header: dict[str, Any]) -> Site | None:
+    """Return where the telescope stands: as registered, else as its header says (rounded, which will do)."""
+    if node is not None and node.site_lat_deg is not None and node.site_lon_deg is not None:
+        return Site(node.site_lat_deg, node.site_lon_deg, node.site_elev_m or 0.0)
+    lat, lon = header.get("site_lat_deg"), header.get("site_lon_deg")
+    return None if lat is None or lon is None else Site(lat, lon, header.get("site_elev_m") or 0.0)
+
+
+def _transparency(
+    frame: Frame, measured: FramePhotometry, past: list[_Past], airmass: float | None
+) -> float | None:
     """Return the frame's transparency against frames tied to the same band of the same catalogue."""
     if measured.zero_point_mag is None or not frame.exposure_s:
         return None
     history = [
-        PastZeroPoint(zero_point_of_one_second(row.zero_point_mag, exposure), airmass)
-        for row, exposure, airmass in past
-        if exposure and row.catalog_band == measured.catalog_band and row.catalog in (None, measured.catalog)
+        PastZeroPoint(zero_point_of_one_second(row.zero_point_mag, exposure), at)
+        for row, exposure, at in past
+        if exposure
+        and row.zero_point_mag is not None
+        and row.catalog_band == measured.catalog_band
+        and row.catalog == measured.catalog
     ]
     return transparency(
         zero_point_of_one_second(measured.zero_point_mag, frame.exposure_s),
-        header_value(frame, "airmass"),
+        airmass,
         history,
         extinction_mag=extinction(frame.band),
     )
 
 
-def _colour_term(past: list[Any], band: str | None, catalog: str) -> ColourTerm | None:
+def _colour_term(past: list[_Past], band: str | None, catalog: str) -> ColourTerm | None:
     """Return the instrument's colour term by its earlier frames, None before there are enough."""
     if is_unmapped(band):
         return None
-    terms = np.array([r.colour_term for r, _, _ in past if r.colour_term is not None and r.catalog == catalog])
+    found = (p.photometry for p in past)
+    terms = np.array([row.colour_term for row in found if row.colour_term is not None and row.catalog == catalog])
     if len(terms) < MIN_COLOUR_TERMS:
         return None
     spread = 1.4826 * float(np.median(np.abs(terms - np.median(terms))))
@@ -194,6 +239,8 @@ def _record(
     solution: Solution,
     measured: FramePhotometry,
     clear: float | None,
+    conditions: Conditions,
+    flags: dict[str, bool],
     sources_key: str,
 ) -> None:
     assert solution.id is not None
@@ -235,12 +282,9 @@ def _record(
             sources_key=sources_key,
         )
         results.add_photometry(session, stored, solution, photometry)
-        weather = {name: header_value(frame, name) for name in WEATHER}
-        if any(value is not None for value in weather.values()):
-            session.merge(Conditions(frame_id=frame.id, **weather))
-        if measured.zero_point_mag is None:
-            rows.add_flags(stored, "no-zero-point")
-        if clear is not None and clear < CLOUDY_BELOW:
-            rows.add_flags(stored, "cloudy")
+        if any(value is not None for name, value in conditions.model_dump().items() if name != "frame_id"):
+            session.merge(conditions)
+        stored.flags = [flag for flag in stored.flags if flag not in flags]
+        rows.add_flags(stored, *(flag for flag, set_ in flags.items() if set_))
         ready = rows.settle_step(session, frame.id, "measure", sources_key=sources_key)
     write_receipt(hub, ready)

@@ -13,9 +13,14 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 MIN_CALIBRATORS = 5
-CLIP_SIGMA = 3.0
-#: Median of the square of a normal deviate.
-MEDIAN_CHI2 = 0.4549
+#: Where residuals are cut, in sigma below and above. Above are the stars with company that nobody parted, which
+#: makes fluxes too high and never too low: in crowded fields the scatter of the clean side tells where they begin.
+CLIP_LOW, CLIP_HIGH = 3.0, 2.3
+ENOUGH_FOR_SIDES = 20
+#: By how much the uneven cut, whose place is itself measured, raises the variance of what is fitted.
+UNEVEN_CUT = 1.4
+#: Mean and variance of a standard normal deviate within those limits, and within the lower one on both sides.
+CLIPPED_MEAN, CLIPPED_VARIANCE, VARIANCE_WITHIN_LOW = -0.0242, 0.920, 0.973
 #: Fewer stars do not measure the slope of the catalogue's counts.
 COUNT_STARS = 30
 #: d ln N / dm of star counts where the catalogue's own cannot be measured.
@@ -68,6 +73,7 @@ def fit_zero_point(
     peak_share: Floats | None = None,
     magnitude_limits: tuple[float, float] | None = None,
     learnt: ColourTerm | None = None,
+    crowded: bool = False,
 ) -> ZeroPoint | None:
     """Fit ``reference - instrumental = zero point + colour term x (colour - reference colour)``.
 
@@ -84,6 +90,8 @@ def fit_zero_point(
         well: they are applied to the magnitude that the catalogue predicts.
     learnt
         The instrument's colour term from other frames.
+    crowded
+        Whether some stars have company that nobody sees: residuals are then cut closer on the side where it shows.
 
     Returns
     -------
@@ -115,12 +123,14 @@ def fit_zero_point(
         return None
     if magnitude_limits is not None:
         usable = _within(value, corrected, usable, magnitude_limits)
-    first = _fit(value, instrumental_err, reference, colour, usable, learnt)
+    first = _fit(value, instrumental_err, reference, colour, usable, learnt, crowded)
     if first is None or peak_share is None:
         return first
     bent = first.used & (peak_share > SUSPECT)
     if _is_bent(value - _model(first, reference, colour), first.used, bent):
-        straight = _fit(value, instrumental_err, reference, colour, usable & ~(peak_share > SUSPECT), learnt)
+        straight = _fit(
+            value, instrumental_err, reference, colour, usable & ~(peak_share > SUSPECT), learnt, crowded
+        )
         return straight or first
     return first
 
@@ -189,6 +199,7 @@ def _fit(
     colour: Floats | None,
     usable: Bools,
     learnt: ColourTerm | None,
+    crowded: bool,
 ) -> ZeroPoint | None:
     prior = learnt or ColourTerm(0.0, reference.colour_term_sigma)
     mean = np.array([float(np.median(value[usable])), prior.value])
@@ -201,24 +212,32 @@ def _fit(
     covariance_xy = np.where(usable & (colour is not None), reference.covariance, 0.0)
     own = np.where(usable, value_err**2 + reference.err**2, 1.0)
     keep = usable.copy()
+    one_sided = crowded and usable.sum() >= ENOUGH_FOR_SIDES
     covariance = np.eye(2)
     for _ in range(25):
         noise = own + mean[1] ** 2 * variance_x - 2 * mean[1] * covariance_xy
         noise = np.maximum(noise, 0.0) + intrinsic**2
         weight = np.where(keep, 1.0 / noise, 0.0)
         mean_before = mean
-        mean, covariance = _solve(x, y, weight, variance_x, covariance_xy, prior, colour is not None)
+        # What the uneven cut takes from the mean is given back.
+        level = y - CLIPPED_MEAN * np.sqrt(noise) if one_sided else y
+        mean, covariance = _solve(x, level, weight, variance_x, covariance_xy, prior, colour is not None)
         residual = y - mean[0] - mean[1] * x
-        keep_now = usable & (np.abs(residual) < CLIP_SIGMA * np.sqrt(noise))
+        deviate = (residual / np.sqrt(noise))[usable]
+        high = CLIP_HIGH * _spread_below(deviate) if one_sided else CLIP_LOW
+        keep_now = usable & (residual < high * np.sqrt(noise)) & (residual > -CLIP_LOW * np.sqrt(noise))
         if keep_now.sum() < MIN_CALIBRATORS:
             return None
         keep, kept_before = keep_now, keep
-        intrinsic = _intrinsic(residual[keep], (noise - intrinsic**2)[keep], 1 if colour is None else 2)
+        share = CLIPPED_VARIANCE if one_sided else VARIANCE_WITHIN_LOW
+        intrinsic = _intrinsic(residual[keep], (noise - intrinsic**2)[keep], 1 if colour is None else 2, share)
         if np.array_equal(keep, kept_before) and np.allclose(mean, mean_before, atol=1e-5, rtol=0):
             break
     freedom = int(keep.sum()) - (1 if colour is None else 2)
     # The scatter itself is estimated from few stars: Student's distribution, by its variance.
     student = freedom / (freedom - 2) if freedom > 2 else 3.0
+    if one_sided:
+        student *= UNEVEN_CUT
     scatter = float(np.sqrt(np.sum(residual[keep] ** 2) / max(freedom, 1)))
     return ZeroPoint(
         mag=float(mean[0]),
@@ -264,10 +283,18 @@ def _solve(
     )
 
 
-def _intrinsic(residual: Floats, known: Floats, parameters: int) -> float:
-    """Return the scatter beyond the known variances that makes chi-squared equal the degrees of freedom."""
-    # A normal sample cut at 3 sigma has 0.973 of its variance.
-    freedom = max(len(residual) - parameters, 1) * 0.973
+def _spread_below(deviates: Floats) -> float:
+    """Return the standard deviation of what lies below 0, the clean side's; 0.5 to 1."""
+    below = -deviates[deviates <= 0]
+    return float(np.clip(1.4826 * np.median(below), 0.5, 1.0)) if below.size else 1.0
+
+
+def _intrinsic(residual: Floats, known: Floats, parameters: int, share: float) -> float:
+    """Return the scatter beyond the known variances that makes chi-squared equal the degrees of freedom.
+
+    ``share`` of the variance is left in residuals that have been cut.
+    """
+    freedom = max(len(residual) - parameters, 1) * share
     low, high = 0.0, float(np.max(np.abs(residual))) + 1e-3
     if np.sum(residual**2 / np.maximum(known, 1e-10)) <= freedom:
         return 0.001

@@ -9,7 +9,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
-from starloom.archive import Archive
+from starloom.archive import Archive, obscore
 
 
 def history() -> list[str]:
@@ -105,6 +105,7 @@ def test_a_batch_migration_of_sqlite_loses_no_trigger(archive: Archive) -> None:
 
     insert_mission(archive, "m")
     with archive.engine.connect() as connection:
+        obscore.drop_view(connection)  # as `migrate` does before every step
         operations = Operations(MigrationContext.configure(connection))
         with operations.batch_alter_table("mission", recreate="always" if archive.is_sqlite else "auto") as batch:
             batch.alter_column("title", nullable=True)

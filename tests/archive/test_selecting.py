@@ -8,7 +8,7 @@ import pytest
 
 from starloom.archive import Archive
 from starloom.archive.models import Frame, Photometry, Solution
-from starloom.archive.selecting import COLUMNS, condition, frames_where
+from starloom.archive.selecting import COLUMNS, condition, every_frame_where, frames_where
 from starloom.errors import BadInput
 
 START = datetime(2025, 12, 1, 1, 30, tzinfo=UTC)
@@ -27,6 +27,7 @@ def filled(archive: Archive) -> Archive:
                     band="V" if i else None,
                     start_utc=START + timedelta(days=i),
                     solve="ok" if i < 3 else "failed",
+                    flags=[[], ["trailed"], ["cloudy", "trailed"], ["cloudy"]][i],
                 )
             )
             session.flush()
@@ -75,6 +76,12 @@ def filled(archive: Archive) -> Archive:
         (["start<2025-12-02T01:30"], "0"),
         (["solve=failed"], "3"),
         (["node=T42' OR '1'='1"], ""),
+        (["flag=trailed"], "12"),
+        (["flag!=trailed"], "03"),
+        (["flag=trailed", "flag=cloudy"], "2"),
+        (["flag=none"], "0"),
+        (["flag!=none"], "123"),
+        (["flag=trail"], ""),
     ],
 )
 def test_conditions_select(filled: Archive, conditions: list[str], expected: str) -> None:
@@ -84,12 +91,37 @@ def test_conditions_select(filled: Archive, conditions: list[str], expected: str
 
 
 @pytest.mark.parametrize(
-    "text", ["", "node", "node=", "nodes=T42", "matches<few", "start>yesterday", "matches<none", "1=1", "node~T42"]
+    "text",
+    [
+        "",
+        "node",
+        "node=",
+        "nodes=T42",
+        "matches<few",
+        "start>yesterday",
+        "matches<none",
+        "1=1",
+        "node~T42",
+        "flag<trailed",
+        "flag=x%",
+    ],
 )
 def test_what_is_no_condition_is_refused_with_the_remedy(text: str) -> None:
     with pytest.raises(BadInput) as caught:
         condition(text)
     assert caught.value.code == "bad-condition"
+
+
+def test_every_frame_is_listed_whatever_became_of_it_newest_first(filled: Archive) -> None:
+    with filled.transaction() as session:
+        for frame in every_frame_where(session, [], limit=10):
+            frame.received_at = START + timedelta(hours=int(frame.id[0]))
+            frame.disposition = "quarantined" if frame.id[0] == "3" else "active"
+    with filled.session() as session:
+        assert "".join(f.id[0] for f in every_frame_where(session, [], limit=3)) == "321"
+        assert [f.id[0] for f in every_frame_where(session, [], limit=9, disposition="quarantined")] == ["3"]
+        assert [f.id[0] for f in every_frame_where(session, ["matches>0"], limit=9, node="T42")] == ["1", "0"]
+        assert every_frame_where(session, [], limit=9, node="T*") == []  # to the letter
 
 
 def test_every_column_that_may_be_named_takes_a_condition() -> None:

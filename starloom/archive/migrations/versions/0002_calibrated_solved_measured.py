@@ -1,5 +1,7 @@
 """masters and calibrations, learnt instruments, the history of solutions, conditions in SI units."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -50,10 +52,28 @@ ADDED = {
         "em_max_m FLOAT",
         "sources_key VARCHAR(512)",
     ),
+    "conditions": (
+        "sky_minus_ambient_k FLOAT",
+        "airmass_source VARCHAR(16)",
+        "target_alt_deg FLOAT",
+        "sun_alt_deg FLOAT",
+        "moon_alt_deg FLOAT",
+        "moon_sep_deg FLOAT",
+        "moon_lit_fraction FLOAT",
+    ),
     "revision_input": (
         "calibration_id INTEGER REFERENCES calibration (id)",
         "compared_photometry_id INTEGER",
     ),
+}
+
+# Weather becomes SI. An image from before this step files none until it is replaced: its frames are swept again.
+RENAMED = {
+    "ambient_temp_c": ("ambient_temp_k", "ambient_temp_k + 273.15"),
+    "dewpoint_c": ("dewpoint_k", "dewpoint_k + 273.15"),
+    "pressure_hpa": ("pressure_pa", "pressure_pa * 100"),
+    "wind_speed_ms": ("wind_speed_m_s", None),
+    "wind_gust_ms": ("wind_gust_m_s", None),
 }
 
 
@@ -157,3 +177,38 @@ def upgrade() -> None:
     for table, columns in ADDED.items():
         for column in columns:
             op.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+    for old, (new, value) in RENAMED.items():
+        op.execute(f"ALTER TABLE conditions RENAME COLUMN {old} TO {new}")
+        if value is not None:
+            op.execute(f"UPDATE conditions SET {new} = {value}")  # noqa: S608 - both from the table above
+    op.create_index("ix_frame_history", "frame", ["instrument_id", "band", "start_utc"], unique=False)
+    _round_sites()
+
+
+def _round_sites() -> None:
+    """Round the sites in the headers on file: no owner has been asked before this step."""
+    frame = sa.table("frame", sa.column("id", sa.String), sa.column("header", sa.JSON))
+    connection, last = op.get_bind(), ""
+    while True:
+        found = connection.execute(
+            sa.select(frame.c.id, frame.c.header).where(frame.c.id > last).order_by(frame.c.id).limit(500)
+        ).all()
+        for frame_id, header in found:
+            if header:
+                connection.execute(
+                    sa.update(frame).where(frame.c.id == frame_id).values(header=_without_exact_site(header))
+                )
+        if not found:
+            return
+        last = found[-1][0]
+
+
+def _without_exact_site(header: dict[str, Any]) -> dict[str, Any]:
+    # As `starloom.frames.site` did when this step was written.
+    steps = {"site_lat_deg": 0.1, "site_lon_deg": 0.1, "site_elev_m": 100.0}
+    rounded = {name: dict(entry) for name, entry in header.items()}
+    for name, step in steps.items():
+        value = rounded.get(name, {}).get("value")
+        if value is not None:
+            rounded[name]["value"] = round(round(value / step) * step, 6)
+    return rounded
