@@ -10,7 +10,7 @@ from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from starloom.batches import FrameBatch
-from tasks.frames import calibrate, extract_metadata, ingest, plate_solve, report
+from tasks.frames import calibrate, extract_metadata, ingest, plate_solve, quicklooks, report
 
 
 @flow(
@@ -25,6 +25,7 @@ def process_frames(batch: FrameBatch) -> dict[str, int] | State[Any]:
     chunks = extract_metadata.map(plate_solve.map(calibrate.map(chunks)))
     chunks.wait()
     outcomes = report(batch)
+    quicklooks(batch, return_state=True)  # decoration: it never fails the run
     broken = [chunk for chunk in chunks if not chunk.state.is_completed()]
     if broken:
         return Failed(message=f"{len(broken)} of {len(chunks)} chunks did not get through; sweep takes them up.")

@@ -9,14 +9,26 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from starloom.batches import FrameBatch
+from starloom.mastering import MasterWork
 from tasks.frames import start_batch
+from tasks.masters import start_masters
 from tasks.showing import show_table
-from tasks.sweep import announce_unheard, due_batches, end_hung_runs, free_leases, reopen_stale_missions, tidy_lake
+from tasks.sweep import (
+    announce_unheard,
+    due_batches,
+    end_hung_runs,
+    free_leases,
+    learn_instruments,
+    masters_due,
+    reopen_stale_missions,
+    tidy_lake,
+)
 
 
 @flow(name="sweep", persist_result=False)
 def sweep() -> dict[str, int] | State[Any]:
-    """Free expired leases, reopen stale missions, retry what is due and remove orphans past their grace.
+    """Free expired leases, reopen stale missions, retry what is due, have masters built, learn instruments, remove
+    orphans.
 
     No part waits for another: a lake that is down must not keep a mission from being given back.
     """
@@ -26,17 +38,24 @@ def sweep() -> dict[str, int] | State[Any]:
         "missions_reopened": reopen_stale_missions(return_state=True),
         "runs_ended": end_hung_runs(return_state=True),
         "frames_retried": due_batches(return_state=True),
+        "instruments_learnt": learn_instruments(return_state=True),
         "objects_removed": tidy_lake(return_state=True),
+        "masters_due": masters_due(return_state=True),
     }
+    wanted = parts.pop("masters_due").result(raise_on_failure=False)
+    works: list[MasterWork] = wanted if isinstance(wanted, list) else []
     found = parts.pop("frames_retried").result(raise_on_failure=False)
     batches: list[FrameBatch] = found if isinstance(found, list) else []
     starts = [start_batch(batch, return_state=True) for batch in batches]
+    starts += [start_masters(work, return_state=True) for work in works]
     done: dict[str, int] = {name: state.result() for name, state in parts.items() if state.is_completed()}
     if isinstance(found, list):
         done["frames_retried"] = sum(len(batch.frame_ids) for batch in batches)
+    if isinstance(wanted, list):
+        done["masters_due"] = len(works)
     if any(done.values()):
         show_table("sweep", [{"what": name, "count": count} for name, count in done.items()], "What sweep did")
-    failed = [name for name in (*parts, "frames_retried") if name not in done]
+    failed = [name for name in (*parts, "frames_retried", "masters_due") if name not in done]
     failed += [f"start of {state.name}" for state in starts if not state.is_completed()]
     if failed:
         return Failed(message=f"not done: {', '.join(failed)}; the next sweep tries again")

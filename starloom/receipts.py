@@ -25,6 +25,24 @@ UNKNOWN_MISSION = (
 )
 OFF_TARGET = "It shows another part of the sky than the mission's target and gets no weight in the stack."
 
+#: What a node is told of the position found and of what was measured.
+SOLUTION = (
+    "ra_deg", "dec_deg", "scale_arcsec", "rotation_deg", "parity", "rms_arcsec", "rms_px", "held_out_arcsec",
+    "corner_error_px", "matches", "order", "solver", "hint", "catalog", "catalog_version", "epoch",
+    "offset_ra_deg", "offset_dec_deg", "model_id",
+)  # fmt: skip
+PHOTOMETRY = (
+    "band", "zero_point_mag", "zero_point_err", "catalog_band", "catalog", "calibrators", "fwhm_px", "fwhm_arcsec",
+    "fwhm_corner_px", "ellipticity", "sky_adu", "sky_brightness_mag_arcsec2", "transparency", "limiting_mag",
+)  # fmt: skip
+#: What flags ask of a telescope's owner, the gravest first, where nothing worse has happened.
+FLAG_HINTS = {
+    "off-target": OFF_TARGET,
+    "trailed": "Its stars are lines: unless the telescope followed a moving target, check tracking and guiding.",
+    "defocused": "Its stars are out of focus: check the focuser, and refocus as the temperature falls.",
+    "cloudy": "It lost light to clouds or dew, against this telescope's own clear frames.",
+}
+
 
 def write_receipt(hub: Hub, frame: Frame, **extra: Any) -> None:
     """Write or replace the receipt of one frame; a colour plane's news stand in its mosaic's receipt."""
@@ -105,7 +123,7 @@ def _hint(frame: Frame) -> str | None:
         return frame.disposition_hint
     if "unknown-mission" in frame.flags:
         return UNKNOWN_MISSION
-    return OFF_TARGET if "off-target" in frame.flags else None
+    return next((hint for flag, hint in FLAG_HINTS.items() if flag in frame.flags), None)
 
 
 def _mosaic_of(session: Session, plane: Frame) -> Frame | None:
@@ -148,17 +166,12 @@ def measured(session: Session, frame: Frame) -> dict[str, Any]:
         select(Solution).where(Solution.frame_id == frame.id, col(Solution.current).is_(True))
     ).first()
     if solution is not None:
-        told["solution"] = {
-            name: getattr(solution, name)
-            for name in ("ra_deg", "dec_deg", "scale_arcsec", "rms_arcsec", "matches")
-        }
+        told["solution"] = {name: getattr(solution, name) for name in SOLUTION}
     photometry = session.exec(
         select(Photometry).where(Photometry.frame_id == frame.id, col(Photometry.current).is_(True))
     ).first()
     if photometry is not None:
-        told["photometry"] = {
-            name: getattr(photometry, name) for name in ("band", "zero_point_mag", "fwhm_arcsec", "limiting_mag")
-        }
+        told["photometry"] = {name: getattr(photometry, name) for name in PHOTOMETRY}
     return told
 
 

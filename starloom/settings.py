@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from starloom.errors import BadInput
+from starloom.refcat.cache import cache_folder
 
 #: Secrets that appear in documentation or compose examples; production refuses them.
 WELL_KNOWN_SECRETS = frozenset({"", "changeme", "starloom", "secret", "password", "minioadmin"})
@@ -67,9 +68,29 @@ class Settings(BaseSettings):
     orphan_grace_s: float = 86400.0
     #: How long an announced frame that never arrives holds a mission back.
     announce_ttl_s: float = 3600.0
+    #: Calibration frames of a series are made a master after this long without a new one.
+    masters_quiet_s: float = 300.0
+    #: Whether frames that were calibrated without a master are done again by themselves once there is one.
+    recalibrate: bool = False
     #: Frames per task: a task run costs the Prefect server about 0.4 CPU-s.
     chunk_size: int = 8
+    #: Frames that get a page with picture and summary, shown with the run: every one, those that failed, a sample
+    #: (one an instrument and outcome in an hour of its night), or none.
+    quicklook: Literal["all", "failed", "sample", "none"] = "sample"
     stack_threads: int = Field(default_factory=lambda: os.cpu_count() or 1)
+
+    #: Imported star catalogues (``starloom refcat import``); the home's ``refcat`` by default.
+    refcat_dir: Path = Path()
+    #: What can be made or fetched again: the shipped catalogue's store, cells of online ones.
+    refcat_cache: Path = Field(default_factory=cache_folder)
+    #: Whether Gaia, Pan-STARRS and APASS are asked online; on in production, off elsewhere, unless it is said.
+    refcat_online: bool = False
+    #: Which of them, in the order they are tried for solving.
+    refcat_services: list[str] = Field(default_factory=lambda: ["gaia", "panstarrs", "apass"])
+    #: Mirrors by name, as JSON: ``{"gaia": "https://…/tap"}``.
+    refcat_urls: dict[str, str] = Field(default_factory=dict)
+    #: Seconds a query may take before the local catalogue answers instead.
+    refcat_timeout_s: float = Field(default=30.0, gt=0)
 
     @model_validator(mode="after")
     def _fill_and_check(self) -> Settings:
@@ -77,6 +98,10 @@ class Settings(BaseSettings):
             self.lake_url = (self.home / "lake").absolute().as_uri()
         if not self.archive_url.get_secret_value():
             self.archive_url = SecretStr(f"sqlite:///{(self.home / 'archive.sqlite').absolute()}")
+        if "refcat_dir" not in self.model_fields_set:
+            self.refcat_dir = self.home / "refcat"
+        if "refcat_online" not in self.model_fields_set:
+            self.refcat_online = self.environment == "production"
         if self.environment == "production":
             self._refuse_default_secrets()
         return self

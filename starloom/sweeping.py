@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from starloom.archive import claims, events, frames, missions, results, staleness
+from starloom import __version__
+from starloom.archive import claims, events, frames, instruments, missions, results, staleness
 from starloom.archive.engine import database_now
+from starloom.astrometry.instrument import BadInstrument, Sample, learn
 from starloom.batches import FrameBatch, batches
 from starloom.lake import Stored
 
@@ -24,6 +26,8 @@ _EPOCH = re.compile(r"^stacks/(?P<mission>[^/]+)/r(?P<n>\d+)/e(?P<epoch>\d+)/")
 
 #: The lake is walked whole, so not with every sweep.
 TIDY_EVERY_S = 3600.0
+#: Instruments that one sweep learns at most: a lesson of 400 frames takes a second or two.
+LESSONS = 20
 #: Objects that one short look into the archive decides about.
 PAGE = 500
 
@@ -51,17 +55,54 @@ def announce_unheard(hub: Hub) -> int:
 
 
 def reopen_stale_missions(hub: Hub) -> int:
-    """Set stacked missions COMPLETE again where READY frames are missing from the newest revision."""
+    """Set stacked missions COMPLETE again where the newest revision is behind what is known of their frames."""
     reopened = 0
     with hub.archive.transaction() as session:
         for stale in staleness.stale_missions(session, hub.settings.late_quiet_s):
             mission = claims.locked_mission(session, stale.id)
             if mission is None or mission.status != "STACKED":
                 continue  # cancelled, or completed by hand, since we looked
+            why = staleness.in_words(staleness.why_stale(session, mission.id).get(mission.id, []))
             missions.set_status(session, mission.id, "COMPLETE")
-            log.info("mission=%s reopened: late frames", mission.id)
+            log.info("mission=%s reopened: %s", mission.id, why)
             reopened += 1
     return reopened
+
+
+def learn_instruments(hub: Hub, *, limit: int = LESSONS) -> int:
+    """Learn distortion, scale and pointing of instruments from their new solutions; return the models filed."""
+    with hub.archive.session() as session:
+        due = instruments.with_more_to_learn(session)[:limit]
+    filed = 0
+    for instrument_id in due:
+        with hub.archive.session() as session:
+            solutions = instruments.solutions_of(session, instrument_id)
+        samples = [sample for said in instruments.samples_of(solutions) if (sample := _readable(said))]
+        model = learn(samples) if samples else None  # no transaction is open meanwhile
+        with hub.archive.transaction() as session:
+            instruments.publish_lesson(
+                session,
+                instrument_id,
+                None if model is None else model.to_json(),
+                newest_solution=max((solution.id or 0 for solution in solutions), default=0),
+                n_frames=0 if model is None else model.frames,
+                code_version=__version__,
+            )
+        if model is not None:
+            filed += 1
+            log.info(
+                "instrument=%s learnt from %d frames: scale %.5g arcsec/px, distortion to %.3f px",
+                instrument_id, model.frames, model.scale_arcsec, model.scatter_px,
+            )  # fmt: skip
+    return filed
+
+
+def _readable(said: dict[str, Any]) -> Sample | None:
+    """Return a frame's word on its instrument, None where another version wrote it."""
+    try:
+        return Sample.from_json(said)
+    except BadInstrument:
+        return None
 
 
 def tidy_lake(hub: Hub, *, every_s: float = TIDY_EVERY_S) -> int:
@@ -78,7 +119,7 @@ def tidy_lake(hub: Hub, *, every_s: float = TIDY_EVERY_S) -> int:
     removed = hub.lake.abort_stale_uploads(hub.settings.orphan_grace_s)
     with hub.archive.session() as session:
         horizon = database_now(session) - timedelta(seconds=hub.settings.orphan_grace_s)
-    for prefix in ("solved/", "sources/"):
+    for prefix in ("masters/", "calibrated/", "solved/", "sources/", "quicklook/"):
         for page in _pages(hub, prefix, horizon):
             with hub.archive.session() as session:
                 orphans = [item.key for item in page if not results.is_referenced(session, item.key)]

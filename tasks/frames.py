@@ -9,10 +9,11 @@ import starloom.astrometry.step
 import starloom.calibration.step
 import starloom.frames.step
 import starloom.photometry.step
+import starloom.quicklook.step
 from starloom.batches import FrameBatch, FrameChunk, advance
 from starloom.hub import current_hub
 from tasks.retrying import FRAMES_S, UPKEEP_S, is_last_try, retrying
-from tasks.showing import show_table
+from tasks.showing import show_image, show_table
 
 
 @task(**retrying(FRAMES_S), task_run_name="discover")
@@ -58,6 +59,17 @@ def plate_solve(chunk: FrameChunk) -> FrameChunk:
 def extract_metadata(chunk: FrameChunk) -> FrameChunk:
     """Measure each frame and file header, weather, photometry and source list."""
     return advance(current_hub(), chunk, starloom.photometry.step.run, last_try=is_last_try())
+
+
+@task(**retrying(FRAMES_S), task_run_name="quicklook {batch.name}")
+def quicklooks(batch: FrameBatch) -> int:
+    """Draw the frames that the setting ``quicklook`` asks for and show some of them with the run."""
+    hub = current_hub()
+    whole = FrameChunk(name=batch.name, frame_ids=batch.frame_ids)
+    shown = starloom.quicklook.step.of_batch(hub, starloom.calibration.step.with_planes(hub, whole).frame_ids)
+    for each in shown:
+        show_image("quicklook", each.url, f"{each.name}: {each.verdict}")
+    return len(shown)
 
 
 @task(**retrying(UPKEEP_S), task_run_name="report {batch.name}")

@@ -9,16 +9,17 @@ from prefect import get_client, task
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.states import Cancelling
 
-from starloom import sweeping
+from starloom import mastering, sweeping
 from starloom.batches import FrameBatch
 from starloom.hub import current_hub
+from starloom.mastering import MasterWork
 from tasks.retrying import UPKEEP_S, retrying
 
 log = logging.getLogger("starloom.tasks.sweep")
 
 
 #: How long a run of a flow may take, seconds: more than all its tasks' time-outs one after the other.
-HUNG_AFTER_S = {"process-frames": 6 * 3600.0, "stack-mission": 24 * 3600.0}
+HUNG_AFTER_S = {"process-frames": 6 * 3600.0, "build-masters": 6 * 3600.0, "stack-mission": 24 * 3600.0}
 
 
 @task(**retrying(UPKEEP_S))
@@ -67,6 +68,18 @@ def announce_unheard() -> int:
 def reopen_stale_missions() -> int:
     """Open the next revision where late frames have come and gone quiet."""
     return sweeping.reopen_stale_missions(current_hub())
+
+
+@task(**retrying(UPKEEP_S))
+def masters_due() -> list[MasterWork]:
+    """Instruments that have sent enough calibration frames, or lights to learn defects from, for a master."""
+    return mastering.due(current_hub())
+
+
+@task(**retrying(UPKEEP_S))
+def learn_instruments() -> int:
+    """Learn distortion, scale and pointing of instruments that have solved enough new frames."""
+    return sweeping.learn_instruments(current_hub())
 
 
 @task(**retrying(4 * UPKEEP_S))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCIENCE = {"frames", "calibration", "astrometry", "photometry", "coadd", "restore", "refcat", "sky"}
+SCIENCE = {"frames", "calibration", "astrometry", "photometry", "coadd", "restore", "refcat", "sky", "quicklook"}
 SERVICES = {"starloom.archive", "starloom.lake", "starloom.dispatch", "starloom.hub"}
 
 

@@ -147,6 +147,21 @@ def test_solved_copies_and_source_lists_without_a_row_go(hub: Hub, monkeypatch: 
     assert all(is_there(hub, key) for key in (solved, sources, young, raw))
 
 
+def test_pages_masters_and_calibrated_pixels_without_a_row_go(hub: Hub) -> None:
+    page = put(hub, keys.quicklook("T1", START, "f", 3))
+    calibrated = put(hub, "calibrated/T1/20261008/f/3.fits.fz")
+    add_frame(hub, quicklook_key=page, calibrated_key=calibrated)
+    orphans = [
+        put(hub, keys.quicklook("T1", START, "f", 2)),
+        put(hub, "calibrated/T1/20261008/f/2.fits.fz"),
+        put(hub, "masters/T1/dark/1.fits.fz"),
+    ]
+    assert sweeping.tidy_lake(hub, every_s=0) == len(orphans)
+    assert not any(is_there(hub, key) for key in orphans)
+    assert is_there(hub, page)
+    assert is_there(hub, calibrated)
+
+
 def test_the_lake_is_not_walked_with_every_sweep(hub: Hub) -> None:
     assert sweeping.tidy_lake(hub) == 0
     orphan = put(hub, keys.stack("lost", 1, 1, "V", 1))

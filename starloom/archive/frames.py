@@ -153,24 +153,27 @@ def settle_step(
     *,
     code: str | None = None,
     hint: str | None = None,
+    message: str | None = None,
     **values: Any,
 ) -> Frame:
     """Write a step's outcome: ok, or failed with a code. A step settled meanwhile by another run stays.
 
-    ``values`` are columns of the frame that the step has found out.
+    ``message`` says what happened, ``hint`` what can be done about it; ``values`` are columns of the frame that
+    the step has found out.
     """
     frame = locked(session, frame_id)
     if getattr(frame, step) != "pending" or frame.disposition != "active":
         return frame
+    error = {"code": code, "hint": hint, "step": step} | ({"message": message} if message else {})
     if code and frame.ready_at is not None:
-        return keep_what_it_has(session, frame, {"code": code, "hint": hint, "step": step})
+        return keep_what_it_has(session, frame, error)
     for column, value in values.items():
         setattr(frame, column, value)
     setattr(frame, step, "failed" if code else "ok")
     setattr(frame, f"{step}_code", code)
     if code:
         frame.disposition_hint = (hint or "")[:500] or None
-        frame.last_error = {"code": code, "hint": hint, "step": step}
+        frame.last_error = error
     touch(session, frame, again_after_s=None if is_settled(frame) else LOST_AFTER_S)
     mark_ready_if_settled(session, frame)
     return frame
@@ -268,6 +271,13 @@ def add_planes(session: Session, mosaic: Frame, bands: dict[str, str]) -> list[F
 def add_flags(frame: Frame, *flags: str) -> None:
     """Add quality flags; a new list, because the database sees only assignments."""
     frame.flags = sorted({*frame.flags, *flags})
+
+
+def set_flags(frame: Frame, **wanted: bool) -> None:
+    """Add the quality flags that hold and take away those that do not; ``_`` in a name stands for ``-``."""
+    named = {name.replace("_", "-"): holds for name, holds in wanted.items()}
+    kept = {flag for flag in frame.flags if flag not in named}
+    frame.flags = sorted(kept | {flag for flag, holds in named.items() if holds})
 
 
 def due(session: Session, limit: int) -> Sequence[Frame]:

@@ -18,8 +18,11 @@ MORE = 5
 
 def learnt(session: Session, instrument_id: int | None) -> LearntInstrument | None:
     """Return the instrument's current model, None where nothing has been learnt."""
-    if instrument_id is None:
-        return None
+    row = None if instrument_id is None else _last_lesson(session, instrument_id)
+    return row if row is not None and row.n_frames else None
+
+
+def _last_lesson(session: Session, instrument_id: int) -> LearntInstrument | None:
     return session.exec(
         select(LearntInstrument).where(
             LearntInstrument.instrument_id == instrument_id, col(LearntInstrument.current).is_(True)
@@ -44,35 +47,54 @@ def solutions_of(session: Session, instrument_id: int, *, limit: int = LESSON) -
     return newest[::-1]
 
 
+def samples_of(solutions: Sequence[Solution]) -> list[dict[str, Any]]:
+    """Return what frames said of their instrument, as `starloom.astrometry.learn` takes it.
+
+    The mount's offset is added from its own columns: the fit that made the sample knows no header.
+    """
+    said = []
+    for solution in solutions:
+        if solution.distortion is None:
+            continue
+        offset = (solution.offset_ra_deg, solution.offset_dec_deg)
+        said.append({**solution.distortion, "offset_deg": None if None in offset else list(offset)})
+    return said
+
+
 def with_more_to_learn(session: Session) -> list[int]:
-    """Return the instruments that have enough new solutions for a lesson."""
-    known = {
+    """Return the instruments that have enough new solutions for a lesson.
+
+    Only instruments with a solution younger than the youngest that any lesson has seen are asked: the cost follows
+    what is new, not the size of the archive.
+    """
+    lessons = {
         row.instrument_id: row
         for row in session.exec(select(LearntInstrument).where(col(LearntInstrument.current).is_(True))).all()
     }
+    seen = max((_newest_of(row) for row in lessons.values()), default=0)
     found = []
-    counts = session.exec(
-        select(Frame.instrument_id, func.count(), func.max(Solution.id))
+    candidates = session.exec(
+        select(Frame.instrument_id)
         .join(Solution, col(Solution.frame_id) == Frame.id)
-        .where(col(Solution.current).is_(True), col(Frame.instrument_id).is_not(None))
-        .group_by(col(Frame.instrument_id))
+        .where(col(Solution.id) > seen, col(Solution.current).is_(True), col(Frame.instrument_id).is_not(None))
+        .distinct()
+        .order_by(col(Frame.instrument_id))
     ).all()
-    for instrument_id, count, newest in counts:
+    for instrument_id in candidates:
         assert instrument_id is not None
-        last = known.get(instrument_id)
-        if last is None:
-            enough = count >= FIRST_LESSON
-        else:
-            new = _solved_since(session, instrument_id, int(last.model.get("newest_solution", 0)), newest)
-            enough = new >= max(MORE, 0.2 * min(last.n_frames, LESSON))
-        if enough:
+        last = lessons.get(instrument_id)
+        new = _solved_since(session, instrument_id, 0 if last is None else _newest_of(last))
+        enough = FIRST_LESSON if last is None else max(MORE, 0.2 * min(last.n_frames, LESSON))
+        if new >= enough:
             found.append(instrument_id)
     return found
 
 
-def _solved_since(session: Session, instrument_id: int, after: int, newest: int | None) -> int:
-    if newest is None or newest <= after:
-        return 0
+def _newest_of(lesson: LearntInstrument) -> int:
+    return int(lesson.model.get("newest_solution", 0))
+
+
+def _solved_since(session: Session, instrument_id: int, after: int) -> int:
     return session.exec(
         select(func.count())
         .select_from(Solution)
@@ -82,16 +104,41 @@ def _solved_since(session: Session, instrument_id: int, after: int, newest: int 
 
 
 def publish_lesson(
-    session: Session, instrument_id: int, model: dict[str, Any], *, n_frames: int, code_version: str
+    session: Session,
+    instrument_id: int,
+    model: dict[str, Any] | None,
+    *,
+    newest_solution: int,
+    n_frames: int,
+    code_version: str,
 ) -> LearntInstrument:
-    """File what was learnt as the instrument's current model; the earlier one stays as history."""
+    """File what was learnt as the instrument's current model; the earlier one stays as history.
+
+    Parameters
+    ----------
+    model
+        What was learnt; None: nothing. An earlier model stays current then, and only what the lesson has looked at
+        is noted, so that it is not looked at again.
+    newest_solution
+        Id of the youngest solution that the lesson has seen.
+    n_frames
+        Frames that the model rests on.
+    """
     # The instrument's row is the lock: two lessons at once leave one current model.
     session.exec(select(Instrument).where(Instrument.id == instrument_id).with_for_update()).one()
-    earlier = learnt(session, instrument_id)
+    earlier = _last_lesson(session, instrument_id)
     if earlier is not None:
+        if model is None:
+            earlier.model = {**earlier.model, "newest_solution": newest_solution}
+            return earlier
         earlier.current = False
         session.flush()
-    row = LearntInstrument(instrument_id=instrument_id, model=model, n_frames=n_frames, code_version=code_version)
+    row = LearntInstrument(
+        instrument_id=instrument_id,
+        model={**(model or {}), "newest_solution": newest_solution},
+        n_frames=n_frames if model is not None else 0,
+        code_version=code_version,
+    )
     session.add(row)
     session.flush()
     return row

@@ -215,7 +215,10 @@ def change(session: Session, mission_id: str, wish: Wish) -> tuple[Mission, bool
 
 
 def describe(session: Session, mission_id: str) -> dict[str, Any]:
-    """Return a mission with counts of its frames, revisions, products and open events, as plain rows."""
+    """Return a mission with counts of its frames, revisions, products, open events, and why its stack is stale."""
+    # Here, because comparing WCS loads astropy, which most commands have no time for.
+    from starloom.archive import staleness
+
     mission = get_mission(session, mission_id)
     found = session.exec(select(Frame).where(Frame.obs_req == mission_id)).all()
     counts: dict[str, int] = {}
@@ -234,10 +237,13 @@ def describe(session: Session, mission_id: str) -> dict[str, Any]:
     events = session.exec(
         select(StatusEvent).where(StatusEvent.mission_id == mission_id, StatusEvent.state == "open")
     ).all()
+    changes = staleness.why_stale(session, mission_id).get(mission_id, [])
     return {
         "mission": mission.model_dump(),
         "frames": [{"state": state, "count": count} for state, count in sorted(counts.items())],
         "in_flight": arrivals.in_flight(session, mission_id),
+        "stale": [vars(change) for change in changes],
+        "stale_because": staleness.in_words(changes),
         "revisions": [revision.model_dump(exclude={"token"}) for revision in revisions],
         "products": [{"n": n, **product.model_dump()} for product, n in products],
         "events": [event.model_dump() for event in events],

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
-from starloom.archive.models import Frame, FrameCell, Solution
+from starloom.archive.models import Frame, FrameCell, Photometry, Solution
 
 #: 0.46° cells: a frame of a degree touches a dozen of them, a wide-field one of 10° some 600.
 NSIDE = 128
 _GRID = HEALPix(nside=NSIDE, order="nested")
+#: `Solution.catalog` of frames that were solved against the network's own stars.
+OWN_CATALOG = "own"
 
 Points = Sequence[Sequence[float]]
 
@@ -64,6 +66,39 @@ def frames_covering(session: Session, ra_deg: float, dec_deg: float, radius_deg:
     ).all()
     point = (ra_deg, dec_deg)
     return [frame for frame, solution in rows if distance_deg(point, solution.footprint) <= radius_deg]
+
+
+def source_lists_near(
+    session: Session, ra_deg: float, dec_deg: float, radius_deg: float, *, besides: str, limit: int
+) -> list[tuple[Frame, Solution, Photometry]]:
+    """Return the frames with the longest source lists near a point (deg, ICRS), those that hold it first.
+
+    Only solutions that rest on a reference catalogue count: one that rests on other frames would hand their errors
+    on. ``besides`` is a frame to be left out.
+    """
+    wanted = _GRID.cone_search_lonlat(ra_deg * u.deg, dec_deg * u.deg, max(radius_deg, 1e-6) * u.deg)
+    near = select(FrameCell.frame_id).where(col(FrameCell.cell).in_(int(cell) for cell in wanted)).distinct()
+    rows = session.exec(
+        select(Frame, Solution, Photometry)
+        .join(Solution, col(Solution.frame_id) == Frame.id)
+        .join(Photometry, col(Photometry.solution_id) == Solution.id)
+        .where(
+            col(Frame.id).in_(near),
+            Frame.id != besides,
+            Frame.disposition == "active",
+            col(Solution.current).is_(True),
+            Solution.catalog != OWN_CATALOG,
+            col(Photometry.current).is_(True),
+            col(Photometry.sources_key).is_not(None),
+        )
+        # Cells reach beyond the circle: some of the longest lists may lie outside of it.
+        .order_by(col(Photometry.n_sources).desc(), col(Frame.id))
+        .limit(4 * limit)
+    ).all()
+    point = (ra_deg, dec_deg)
+    apart = [(distance_deg(point, solution.footprint), row) for row in rows if (solution := row[1]).footprint]
+    within = sorted((pair for pair in apart if pair[0] <= radius_deg), key=lambda pair: pair[0])
+    return [(frame, solution, photometry) for _, (frame, solution, photometry) in within[:limit]]
 
 
 def is_elsewhere(footprint: Points, target: Sequence[float]) -> bool:

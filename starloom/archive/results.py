@@ -21,6 +21,7 @@ from starloom.archive.models import (
     RevisionInput,
     Solution,
 )
+from starloom.archive.positions import index_frame
 
 
 def current_solution(session: Session, frame_id: str) -> Solution | None:
@@ -56,6 +57,7 @@ def add_solution(session: Session, frame: Frame, solution: Solution) -> None:
     solution.current = frame.ready_at is None
     if solution.current:
         _retire(session, Solution, frame.id)
+        _index(session, solution)
     session.add(solution)
     session.flush()
 
@@ -67,7 +69,14 @@ def add_photometry(session: Session, frame: Frame, solution: Solution, photometr
     solution = session.merge(solution)
     solution.current = photometry.current = True
     session.add(photometry)
+    _index(session, solution)
     session.flush()
+
+
+def _index(session: Session, solution: Solution) -> None:
+    """Let the frame be found where its current solution says it lies."""
+    if solution.footprint:
+        index_frame(session, solution.frame_id, solution.footprint)
 
 
 def _retire(session: Session, table: type[Solution] | type[Photometry], frame_id: str) -> None:
@@ -87,6 +96,30 @@ def current_results(session: Session, frame_id: str) -> dict[str, dict[str, Any]
         "conditions": session.get(Conditions, frame_id),
     }
     return {name: row.model_dump() for name, row in found.items() if row is not None}
+
+
+def history(session: Session, frame_id: str) -> list[dict[str, Any]]:
+    """Return every solution of a frame, newest first, with the photometry measured under it."""
+    found = session.exec(
+        select(Solution, Photometry)
+        .join(Photometry, col(Photometry.solution_id) == Solution.id, isouter=True)
+        .where(Solution.frame_id == frame_id)
+        .order_by(col(Solution.id).desc(), col(Photometry.id).desc())
+    ).all()
+    columns = (
+        "id", "current", "created_at", "solver", "catalog", "catalog_version", "code_version", "hint", "ra_deg",
+        "dec_deg", "scale_arcsec", "matches", "order", "rms_px", "held_out_arcsec", "corner_error_px", "model_id",
+        "calibration_id",
+    )  # fmt: skip
+    return [
+        {name: getattr(solution, name) for name in columns}
+        | {
+            "photometry_id": None if photometry is None else photometry.id,
+            "zero_point_mag": None if photometry is None else photometry.zero_point_mag,
+            "current": solution.current and (photometry is None or photometry.current),
+        }
+        for solution, photometry in found
+    ]
 
 
 def is_referenced(session: Session, key: str) -> bool:

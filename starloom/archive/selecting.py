@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, String, cast
 from sqlmodel import Session, col, or_, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from starloom.archive.models import Calibration, Frame, Photometry, Solution
 from starloom.errors import BadInput
@@ -30,6 +31,10 @@ COLUMNS: dict[str, Any] = {
     "start": Frame.start_utc,
     "received": Frame.received_at,
     "exposure_s": Frame.exposure_s,
+    "kind": Frame.kind,
+    "disposition": Frame.disposition,
+    "disposition_code": Frame.disposition_code,
+    "calibrate": Frame.calibrate,
     "solve": Frame.solve,
     "solve_code": Frame.solve_code,
     "measure": Frame.measure,
@@ -41,16 +46,29 @@ COLUMNS: dict[str, Any] = {
     "solved": Solution.created_at,
     "matches": Solution.matches,
     "order": Solution.order,
+    "epoch": Solution.epoch,
+    "hint": Solution.hint,
+    "model": Solution.model_id,
+    "scale_arcsec": Solution.scale_arcsec,
     "rms_px": Solution.rms_px,
     "rms_arcsec": Solution.rms_arcsec,
+    "held_out_arcsec": Solution.held_out_arcsec,
     "corner_error_px": Solution.corner_error_px,
     "zero_point_mag": Photometry.zero_point_mag,
     "zero_point_err": Photometry.zero_point_err,
     "photometric_catalog": Photometry.catalog,
+    "calibrators": Photometry.calibrators,
+    "fwhm_px": Photometry.fwhm_px,
+    "fwhm_arcsec": Photometry.fwhm_arcsec,
+    "ellipticity": Photometry.ellipticity,
+    "limiting_mag": Photometry.limiting_mag,
+    "transparency": Photometry.transparency,
     "dark": Calibration.dark_id,
     "flat": Calibration.flat_id,
     "defects": Calibration.defects_id,
 }
+#: Not a column but a word in a list: ``flag=trailed``, ``flag!=cloudy``.
+FLAG = "flag"
 _CONDITION = re.compile(r"\s*([a-z_]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*", re.DOTALL)
 
 
@@ -65,13 +83,16 @@ def condition(text: str) -> ColumnElement[bool]:
         ``bad-condition``: not ``column OPERATOR value``, an unknown column, or a value of another kind.
     """
     found = _CONDITION.fullmatch(text)
-    if found is None or found[1] not in COLUMNS or not found[3]:
+    names = sorted({*COLUMNS, FLAG})
+    if found is None or found[1] not in names or not found[3]:
         raise BadInput(
             f"not a condition: {text!r}",
             code="bad-condition",
-            hint=f"Write COLUMN OPERATOR VALUE (= != < <= > >=), with one of {', '.join(sorted(COLUMNS))}.",
+            hint=f"Write COLUMN OPERATOR VALUE (= != < <= > >=), with one of {', '.join(names)}.",
         )
     name, operator, said = found.groups()
+    if name == FLAG:
+        return _flag(text, operator, said)
     column = col(COLUMNS[name])
     if said.lower() == "none":
         if operator not in ("=", "!="):
@@ -93,6 +114,20 @@ def condition(text: str) -> ColumnElement[bool]:
     }
     expression: ColumnElement[bool] = compared[operator](value)
     return expression
+
+
+def _flag(text: str, operator: str, said: str) -> ColumnElement[bool]:
+    """Return whether a flag is set: the list is JSON text on both databases, each word in quotes."""
+    if operator not in ("=", "!=") or not re.fullmatch(r"[a-z0-9-]+", said):
+        raise BadInput(
+            f"{text!r}: a flag is set or not", code="bad-condition", hint="Write flag=NAME or flag!=NAME."
+        )
+    words = cast(col(Frame.flags), String)
+    none: ColumnElement[bool] = words == "[]"
+    if said == "none":
+        return none if operator == "=" else ~none
+    has = words.like(f'%"{said}"%')
+    return has if operator == "=" else ~has
 
 
 def _value(text: str, column: Any, said: str) -> str | int | float | datetime:
@@ -118,13 +153,34 @@ def frames_where(session: Session, conditions: Sequence[str], *, limit: int) -> 
     BadInput
         ``bad-condition``.
     """
-    query = (
+    query = _where(conditions).where(Frame.disposition == "active", Frame.kind == "light")
+    return session.exec(query.order_by(col(Frame.start_utc), col(Frame.id)).limit(limit)).all()
+
+
+def every_frame_where(
+    session: Session, conditions: Sequence[str], *, limit: int, **values: str | None
+) -> Sequence[Frame]:
+    """Return the frames that satisfy every condition, whatever they are and has become of them, newest first.
+
+    ``values`` are columns by name and what they must be, to the letter; None asks nothing.
+
+    Raises
+    ------
+    BadInput
+        ``bad-condition``.
+    """
+    exact = [col(COLUMNS[name]) == value for name, value in values.items() if value is not None]
+    query = _where(conditions).where(*exact).order_by(col(Frame.received_at).desc(), col(Frame.id))
+    return session.exec(query.limit(limit)).all()
+
+
+def _where(conditions: Sequence[str]) -> SelectOfScalar[Frame]:
+    return (
         select(Frame)
         .join(Solution, (col(Solution.frame_id) == Frame.id) & col(Solution.current).is_(True), isouter=True)
         .join(Photometry, (col(Photometry.frame_id) == Frame.id) & col(Photometry.current).is_(True), isouter=True)
         .join(
             Calibration, (col(Calibration.frame_id) == Frame.id) & col(Calibration.current).is_(True), isouter=True
         )
-        .where(Frame.disposition == "active", Frame.kind == "light", *(condition(text) for text in conditions))
+        .where(*(condition(text) for text in conditions))
     )
-    return session.exec(query.order_by(col(Frame.start_utc), col(Frame.id)).limit(limit)).all()

@@ -6,6 +6,8 @@ more than 0.01 mag, or the pixels were calibrated otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,24 +24,78 @@ MOVED_PX = 0.1
 ZERO_POINT_MAG = 0.01
 
 
+@dataclass(frozen=True)
+class Change:
+    """Why a stack is behind what the archive knows of one of its frames.
+
+    Parameters
+    ----------
+    revision_id, frame_id
+        The newest revision and the frame.
+    reason
+        ``late``: READY since, and not in it; ``wcs-moved``, ``zero-point``, ``recalibrated``.
+    at
+        Since when.
+    amount
+        Pixels that the WCS moved at its worst, or magnitudes that the zero point did; None where neither tells it.
+    """
+
+    revision_id: int
+    frame_id: str
+    reason: str
+    at: datetime
+    amount: float | None = None
+
+
 def stale_missions(session: Session, quiet_s: float) -> list[Mission]:
-    """Return STACKED missions whose newest revision is behind what the archive knows, quiet for ``quiet_s``."""
+    """Return STACKED missions whose newest revision is behind what the archive knows, quiet for ``quiet_s``.
+
+    A frame done again is compared once: what does not matter is noted in the row, so that later sweeps pass it
+    over.
+    """
     horizon = database_now(session) - timedelta(seconds=quiet_s)
     newest = _newest_revisions(session)
     latest: dict[int, datetime] = {}
-    for revision_id, mission_id in newest.items():
-        late = _late_frames(session, revision_id, mission_id)
-        if late is not None:
-            latest[revision_id] = late
-    for part, changed_at in _changed_inputs(session):
-        if part.revision_id in newest:
-            latest[part.revision_id] = max(changed_at, latest.get(part.revision_id, changed_at))
+    for change in _changes(session, newest, note=True):
+        latest[change.revision_id] = max(change.at, latest.get(change.revision_id, change.at))
     stale = [newest[revision_id] for revision_id, moment in latest.items() if moment < horizon]
     return list(session.exec(select(Mission).where(col(Mission.id).in_(stale)).order_by(col(Mission.id))).all())
 
 
-def _newest_revisions(session: Session) -> dict[int, str]:
-    """Return the newest published revision of every STACKED mission."""
+def why_stale(session: Session, mission_id: str | None = None) -> dict[str, list[Change]]:
+    """Return, by mission, why the newest stacks are stale; changes nothing.
+
+    ``mission_id`` asks for one mission alone. A stack that is not stale, or is being made again, is not there.
+    """
+    newest = _newest_revisions(session, mission_id)
+    found: dict[str, list[Change]] = {}
+    for change in _changes(session, newest, note=False):
+        found.setdefault(newest[change.revision_id], []).append(change)
+    return found
+
+
+def in_words(changes: Sequence[Change]) -> str:
+    """Return why a stack is stale as people say it: ``2 late frames; WCS of 1 frame moved, by up to 0.4 px``."""
+    said = []
+    for reason, words, unit in (
+        ("late", "late", ""),
+        ("wcs-moved", "with a WCS moved by up to", " px"),
+        ("zero-point", "with a zero point moved by up to", " mag"),
+        ("recalibrated", "calibrated otherwise", ""),
+    ):
+        some = [change for change in changes if change.reason == reason]
+        if not some:
+            continue
+        amounts = [change.amount for change in some if change.amount is not None and np.isfinite(change.amount)]
+        if unit:
+            words = f"{words} {max(amounts):.2g}{unit}" if amounts else words.removesuffix(" by up to")
+        said.append(f"{len(some)} frame{'s' * (len(some) > 1)} {words}")
+    return "; ".join(said)
+
+
+def _newest_revisions(session: Session, mission_id: str | None = None) -> dict[int, str]:
+    """Return the newest published revision of every STACKED mission, or of one."""
+    only = [] if mission_id is None else [Revision.mission_id == mission_id]
     tops = (
         select(Revision.mission_id, func.max(Revision.n).label("n"))
         .where(Revision.status == "published")
@@ -50,43 +106,47 @@ def _newest_revisions(session: Session) -> dict[int, str]:
         select(Revision.id, Revision.mission_id)
         .join(Mission, col(Mission.id) == Revision.mission_id)
         .join(tops, (tops.c.mission_id == Revision.mission_id) & (tops.c.n == Revision.n))
-        .where(Revision.status == "published", Mission.status == "STACKED")
+        .where(Revision.status == "published", Mission.status == "STACKED", *only)
     ).all()
     return {int(revision_id or 0): mission_id for revision_id, mission_id in found}
 
 
-def _late_frames(session: Session, revision_id: int, mission_id: str) -> datetime | None:
-    """Return when the last frame became READY that the revision does not hold, None where it holds them all."""
+def _changes(session: Session, newest: Mapping[int, str], *, note: bool) -> Iterator[Change]:
+    for revision_id, mission_id in newest.items():
+        yield from _late_frames(session, revision_id, mission_id)
+    yield from _changed_inputs(session, newest, note=note)
+
+
+def _late_frames(session: Session, revision_id: int, mission_id: str) -> Iterator[Change]:
+    """Yield frames that became READY and are not in the revision."""
     bound = select(RevisionInput.frame_id).where(RevisionInput.revision_id == revision_id)
-    return session.exec(
-        select(func.max(Frame.ready_at)).where(
+    found = session.exec(
+        select(Frame.id, Frame.ready_at).where(
             Frame.mission_id == mission_id,
             Frame.disposition == "active",
             col(Frame.ready_at).is_not(None),
             col(Frame.id).not_in(bound),
         )
-    ).one()
+    ).all()
+    for frame_id, ready_at in found:
+        assert ready_at is not None
+        yield Change(revision_id, frame_id, "late", ready_at)
 
 
-def _changed_inputs(session: Session) -> list[tuple[RevisionInput, datetime]]:
-    """Return bound frames that have changed enough to matter, and when.
-
-    A pair is compared once: what does not matter is noted in the row, so that later sweeps pass it over.
-    """
+def _changed_inputs(session: Session, newest: Mapping[int, str], *, note: bool) -> Iterator[Change]:
+    """Yield bound frames that have changed enough to matter; with ``note`` remember those that have not."""
     photometry_now, solution_now = aliased(Photometry), aliased(Solution)
     rows: list[Any] = list(
         session.exec(
             select(RevisionInput, Frame, Solution, solution_now, Photometry, photometry_now)  # type: ignore[call-overload]
-            .join(Revision, col(Revision.id) == RevisionInput.revision_id)
-            .join(Mission, col(Mission.id) == Revision.mission_id)
             .join(Frame, col(Frame.id) == RevisionInput.frame_id)
             .join(Solution, col(Solution.id) == RevisionInput.solution_id)
             .join(Photometry, col(Photometry.id) == RevisionInput.photometry_id)
             .join(photometry_now, and_(photometry_now.frame_id == Frame.id, col(photometry_now.current).is_(True)))
             .join(solution_now, and_(solution_now.frame_id == Frame.id, col(solution_now.current).is_(True)))
             .where(
-                Revision.status == "published",
-                Mission.status == "STACKED",
+                col(RevisionInput.revision_id).in_(list(newest)),
+                Frame.disposition == "active",
                 photometry_now.id != RevisionInput.photometry_id,
                 or_(
                     col(RevisionInput.compared_photometry_id).is_(None),
@@ -95,17 +155,32 @@ def _changed_inputs(session: Session) -> list[tuple[RevisionInput, datetime]]:
             )
         ).all()
     )
-    changed = []
     for part, frame, then, now, measured_then, measured_now in rows:
-        if (
-            moved_px(then.wcs, now.wcs, (frame.height or 1, frame.width or 1)) > MOVED_PX
-            or _retied(measured_then.zero_point_mag, measured_now.zero_point_mag)
-            or _recalibrated(session, part.calibration_id, now.calibration_id)
-        ):
-            changed.append((part, measured_now.created_at))
-        else:
+        reason, amount = _difference(session, part, frame, (then, now), (measured_then, measured_now))
+        if reason is not None:
+            yield Change(part.revision_id, frame.id, reason, measured_now.created_at, amount)
+        elif note:
             part.compared_photometry_id = measured_now.id
-    return changed
+
+
+def _difference(
+    session: Session,
+    part: RevisionInput,
+    frame: Frame,
+    solutions: tuple[Solution, Solution],
+    measured: tuple[Photometry, Photometry],
+) -> tuple[str | None, float | None]:
+    """Return what about a frame has changed since it was bound, and by how much."""
+    then, now = solutions
+    moved = moved_px(then.wcs, now.wcs, (frame.height or 1, frame.width or 1))
+    if moved > MOVED_PX:
+        return "wcs-moved", moved
+    before, after = (photometry.zero_point_mag for photometry in measured)
+    if _retied(before, after):
+        return "zero-point", None if before is None or after is None else abs(after - before)
+    if _recalibrated(session, part.calibration_id, now.calibration_id):
+        return "recalibrated", None
+    return None, None
 
 
 def _retied(then: float | None, now: float | None) -> bool:
@@ -120,8 +195,9 @@ def _recalibrated(session: Session, then: int | None, now: int | None) -> bool:
     def masters(calibration_id: int | None) -> tuple[object, ...]:
         row = session.get(Calibration, calibration_id) if calibration_id is not None else None
         if row is None:
-            return (None,) * 5
-        return row.bias_id, row.dark_id, row.flat_id, row.defects_id, row.dark_scale
+            return (None,) * 6
+        # A mask made otherwise from the same masters shows in its size.
+        return row.bias_id, row.dark_id, row.flat_id, row.defects_id, row.dark_scale, row.masked_fraction
 
     return then != now and masters(then) != masters(now)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from starloom import __version__
-from starloom.cli import demo, frame_rows, hub, missions, nodes, science, telescope
+from starloom.cli import demo, frame_rows, hub, masters, missions, nodes, quicklook, refcat, science, telescope
 
 app = typer.Typer(
     name="starloom",
@@ -27,10 +27,14 @@ app.command("relay", rich_help_panel=HUB)(hub.relay)
 app.add_typer(missions.app, name="mission", rich_help_panel=HUB)
 app.add_typer(nodes.app, name="node", rich_help_panel=HUB)
 app.add_typer(frame_rows.app, name="frames", rich_help_panel=HUB)
+app.add_typer(refcat.app, name="refcat", rich_help_panel=HUB)
+app.add_typer(masters.app, name="masters", rich_help_panel=HUB)
 app.command("submit", rich_help_panel=TELESCOPE)(telescope.submit)
 app.command("receipts", rich_help_panel=TELESCOPE)(telescope.receipts)
 app.command("explain-header", rich_help_panel=FILES)(science.explain_header)
 app.command("solve", rich_help_panel=FILES)(science.solve)
+app.command("blind-index", rich_help_panel=FILES)(science.blind_index)
+app.command("quicklook", rich_help_panel=FILES)(quicklook.quicklook)
 app.command("stack", rich_help_panel=FILES)(science.stack)
 
 

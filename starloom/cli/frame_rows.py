@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Frames: list, show, requeue, resolve, withdraw.", no_args_is_help=True)
 
 COLUMNS = ["id", "mission", "node", "start", "plane", "band", "exposure_s", "state", "why"]
+#: What tells one solution of a frame from another.
+HISTORY = [
+    "created_at", "current", "catalog", "solver", "matches", "order", "rms_px", "corner_error_px", "model_id",
+    "zero_point_mag",
+]  # fmt: skip
 FrameId = Annotated[
     str, typer.Argument(help="Id of the frame, its first characters, or its file name (the newest of that name).")
 ]
@@ -74,17 +79,22 @@ def list_(
     mission: Annotated[str | None, typer.Option(help="Only this mission's.")] = None,
     node: Annotated[str | None, typer.Option(help="Only this node's.")] = None,
     disposition: Annotated[Disposition | None, typer.Option(help="Only these.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Condition, such as flag=trailed or matches<25; several must all hold."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 200,
     json: JsonOption = False,
 ) -> None:
     """List frames, newest first. The first characters of an id are enough for `show`, `requeue` and `withdraw`.
 
-    Example: starloom frames list --mission 550 --disposition quarantined
+    Example: starloom frames list --mission 550 --where "solve_code=catalogue-too-sparse"
     """
-    from starloom.archive import frames
+    from starloom.archive import selecting
 
+    said = {"mission": mission, "node": node, "disposition": disposition}
     with open_archive().session() as session:
-        found = frames.list_frames(session, mission=mission, node=node, disposition=disposition, limit=limit)
+        found = selecting.every_frame_where(session, where or (), limit=limit, **said)
     title = " ".join(["Frames", *([f"of mission {mission}"] if mission else [])])
     _emit(found, json, title, mission=mission)
     if len(found) == limit and not json:
@@ -104,9 +114,10 @@ def show(frame: FrameId, json: JsonOption = False) -> None:
         found = frames.find(session, frame)
         told = {**measured(session, found), "stack": part_in_stack(session, found)}
         whole = results.current_results(session, found.id)
+        history = results.history(session, found.id)
     header = found.header or {}
     if json:
-        emit_json({**row_of(found), **told, **whole, "header": found.header})
+        emit_json({**row_of(found), **told, **whole, "history": history, "header": found.header})
         return
     row = row_of(found)
     first = {key: row.pop(key) for key in ("id", "name", "state", "code", "disposition_hint")}
@@ -114,6 +125,8 @@ def show(frame: FrameId, json: JsonOption = False) -> None:
     for name, record in told.items():
         if record:
             emit_record(record, title=name.capitalize())
+    if len(history) > 1:
+        emit_rows(history, HISTORY, as_json=False, title="History of its solutions", whole=["created_at"])
     emit_record({name: entry.get("value") for name, entry in header.items()}, title="Header")
 
 

@@ -73,6 +73,7 @@ def status(json: JsonOption = False) -> None:
         emit_rows(seen["services"], ["service", "state", "detail"], as_json=False, title="Services")
         emit_rows(seen["frames"], ["state", "count", "oldest"], as_json=False, title="Frames")
         emit_rows(seen["missions"], ["status", "count"], as_json=False, title="Missions")
+        emit_rows(seen["stale"], ["mission_id", "why"], as_json=False, title="Stale stacks", whole=["mission_id"])
         columns = ["id", "mission_id", "since", "attempts", "note"]
         emit_rows(seen["events"], columns, as_json=False, title="Open events", whole=["mission_id"])
         if hint:

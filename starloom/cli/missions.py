@@ -104,6 +104,9 @@ def show(mission: MissionId, json: JsonOption = False) -> None:
     products = [{**row, **_pick(row["summary"])} for row in detail["products"]]
     columns = ["n", "band", "pointing", "used", "exposure_s", "sci_key"]
     emit_rows(products, columns, as_json=False, title="Products", whole=["sci_key"])
+    if detail["stale_because"]:
+        say(f"The stack is stale: {detail['stale_because']}.")
+        say(f"→ `sweep` opens the next revision once all is quiet; now: `starloom mission restack {mission}`.")
     columns = ["id", "new_status", "publish_attempts", "next_publish_at", "note"]
     emit_rows(detail["events"], columns, as_json=False, title="Open events")
 

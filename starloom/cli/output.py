@@ -186,6 +186,8 @@ def _number(column: str, value: float) -> str:
         return f"{value:.1%}"
     if column.endswith("_deg"):
         return f"{value:.5f}"
+    if column == "epoch":
+        return f"{value:.2f}"
     if column.endswith("_s"):
         return f"{value:.1f}"
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.1f}"

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.engine import make_url
 from sqlmodel import Session, col, func, select
 
-from starloom.archive import Archive, frames
+from starloom.archive import Archive, frames, staleness
 from starloom.archive.events import open_events
 from starloom.archive.models import Frame, Mission
 from starloom.dispatch.embedded import Embedded
@@ -20,7 +20,10 @@ from starloom.settings import Settings
 
 
 def overview(settings: Settings) -> dict[str, Any]:
-    """Return services, frames by state, missions by status and open events; asks everything, changes nothing."""
+    """Return services, frames by state, missions by status, stale stacks and open events.
+
+    Asks everything, changes nothing.
+    """
     url = settings.archive_url.get_secret_value()
     services = [
         _row("lake", lambda: connect(settings).ping(), settings.lake_url),
@@ -28,7 +31,7 @@ def overview(settings: Settings) -> dict[str, Any]:
         _row("prefect", lambda: _ping_prefect(settings), settings.prefect_api_url or "not configured"),
     ]
     services += [_program(settings, "worker"), _program(settings, "relay", Heartbeat(settings.home, "relay"))]
-    found: dict[str, Any] = {"services": services, "frames": [], "missions": [], "events": []}
+    found: dict[str, Any] = {"services": services, "frames": [], "missions": [], "stale": [], "events": []}
     if services[1]["state"] == "up":
         archive = Archive(url)
         try:
@@ -106,6 +109,10 @@ def _waiting(session: Session) -> dict[str, Any]:
     return {
         "frames": list(states.values()),
         "missions": [{"status": status, "count": count} for status, count in missions],
+        "stale": [
+            {"mission_id": mission_id, "why": staleness.in_words(changes)}
+            for mission_id, changes in sorted(staleness.why_stale(session).items())
+        ],
         "events": [
             {
                 "id": event.id,

@@ -1,7 +1,8 @@
 """The key of every object in the lake: written here and nowhere else.
 
 One namespace covers all stores; the first part says what the object is (``inbox``, ``raw``, ``quarantine``,
-``solved``, ``sources``, ``stacks``, ``receipts``, ``packages``) and, on S3, which bucket holds it.
+``masters``, ``calibrated``, ``solved``, ``sources``, ``quicklook``, ``stacks``, ``receipts``, ``packages``) and,
+on S3, which bucket holds it.
 """
 
 from __future__ import annotations
@@ -137,6 +138,16 @@ def quarantine(node: str, sha256: str, name: str) -> str:
     return _join("quarantine", node, _digest(sha256), slug(name))
 
 
+def calibrated(node: str, start_utc: datetime, frame_id: str, attempt_or_digest: str | int) -> str:
+    """Return where one attempt's calibrated pixels lie, with mask and variance."""
+    return _join("calibrated", node, _day(start_utc), frame_id, f"{attempt_or_digest}.fits.fz")
+
+
+def master(node: str, instrument_id: int, kind: str, sha256: str) -> str:
+    """Return where a master calibration frame lies; it ends in the SHA-256 of its bytes."""
+    return _join("masters", node, f"{instrument_id:d}", kind, _digest(sha256) + ".fits.fz")
+
+
 def solved(node: str, start_utc: datetime, frame_id: str, attempt_or_digest: str | int) -> str:
     """Return where one attempt's solved frame lies; another attempt has another key, so readers see no change."""
     return _join("solved", node, _day(start_utc), frame_id, f"{attempt_or_digest}.fits.fz")
@@ -145,6 +156,11 @@ def solved(node: str, start_utc: datetime, frame_id: str, attempt_or_digest: str
 def sources(node: str, start_utc: datetime, frame_id: str, attempt_or_digest: str | int) -> str:
     """Return where one attempt's source list lies."""
     return _join("sources", node, _day(start_utc), frame_id, f"{attempt_or_digest}.parquet")
+
+
+def quicklook(node: str, start_utc: datetime, frame_id: str, attempt_or_digest: str | int) -> str:
+    """Return where the page that shows a frame and its solution lies."""
+    return _join("quicklook", node, _day(start_utc), frame_id, f"{attempt_or_digest}.png")
 
 
 def stack(mission: str, n: int, epoch: int, band: str, pointing: int) -> str:

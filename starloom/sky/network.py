@@ -20,8 +20,12 @@ from starloom.sky.telescope import Telescope
 TARGET = (343.91, 55.85)
 TARGET_NAME = "Lac field"
 BAND = "V"
+# V = VT - 0.090 (BT - VT): ESA 1997, SP-1200, 1.3.20.
+V_COLOUR_TERM = -0.090
 # The field stands highest around 22 h UTC from a site near Greenwich's meridian.
 NIGHT = datetime(2026, 10, 8, 20, 30, tzinfo=UTC)
+# The sky is that night's: solvers move the catalogue to the date in the header.
+EPOCH = 2026.77
 OFF_TARGET_DEG = 10.0
 
 TELESCOPES = (
@@ -201,7 +205,7 @@ class _Night:
 
 def _sky_around(centre: tuple[float, float], seed: int) -> Sky:
     reach = max(t.radius_deg for t in TELESCOPES) * 1.3 + 0.1
-    return field_sky(*centre, reach, seed=seed, band=BAND)
+    return field_sky(*centre, reach, seed=seed, band=BAND, epoch=EPOCH, colour_term=V_COLOUR_TERM, colour_zero=0.0)
 
 
 def _cut_short(path: Path) -> None:

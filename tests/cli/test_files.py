@@ -19,7 +19,7 @@ FIELDS = {"file", "solved", "reason", "ra_deg", "dec_deg", "scale_arcsec", "rms_
 @pytest.fixture(scope="session")
 def solved(tmp_path_factory: pytest.TempPathFactory, real: list[Path]) -> list[Path]:
     """Three solved frames."""
-    from starloom.astrometry.frame import solve_files
+    from starloom.astrometry import solve_files
 
     out = tmp_path_factory.mktemp("solved")
     assert all(row["solved"] for row in solve_files(real[:3], out, target=(286.0408, 36.6326)))

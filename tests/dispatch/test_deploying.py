@@ -26,6 +26,7 @@ def test_a_variable_that_is_not_set_is_an_error(tmp_path: Path) -> None:
 def test_the_deployments_are_those_of_the_flows() -> None:
     import flows.frames
     import flows.ingest
+    import flows.masters
     import flows.stack
     import flows.sweep
 
@@ -34,6 +35,7 @@ def test_the_deployments_are_those_of_the_flows() -> None:
         for flow in (
             flows.frames.process_frames,
             flows.ingest.ingest,
+            flows.masters.build_masters,
             flows.stack.stack_mission,
             flows.sweep.sweep,
         )

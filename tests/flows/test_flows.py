@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from astropy.io import fits
 from sqlalchemy import text
 from sqlmodel import select
 
 import starloom.frames.step
 from starloom.archive import claims
 from starloom.archive.frames import state_of
-from starloom.archive.models import Frame, Mission, Product, Revision, StatusEvent
+from starloom.archive.models import Frame, Instrument, Mission, Product, Revision, StatusEvent
 from starloom.batches import FrameBatch
 from starloom.dispatch.services import checkout, python
 from starloom.errors import BadInput, StarloomError, Unavailable
 from starloom.hub import Hub
 from starloom.lake.folder import FolderLake
 from tests.dispatch.server import RunningPrefect
-from tests.flows.conftest import MISSION, send
+from tests.flows.conftest import MISSION, TELESCOPE, send
 
 pytestmark = [
     pytest.mark.slow,
@@ -121,7 +122,13 @@ def test_from_the_inbox_to_a_published_stack(
     with outage(f"solved/{victim.node_id}/20261008/{victim.id}") as asked:
         state = process_frames(batch.model_copy(update={"chunk_size": 2}), return_state=True)
     assert state.result() == {"ready": 2, "quarantined": 1, "processing": 1}
-    assert "frames" in artifacts_of(prefect_client, state)
+    shown = prefect_client.api.artifacts(str(state.state_details.flow_run_id))
+    assert [a["key"] for a in shown].count("frames") == 1
+    # one page for the instrument, whose picture lies in the lake
+    (picture,) = [a for a in shown if a["key"] == "quicklook"]
+    assert "ready" in picture["description"]
+    (drawn,) = [frame for frame in frames_of(hub).values() if frame.quicklook_key is not None]
+    assert hub.lake.presign_get(drawn.quicklook_key, 60) in picture["data"]
     assert len(asked) == 4  # three times more inside the task, then parked
     parked = frames_of(hub)[victim.name]
     assert (parked.attempts, (parked.last_error or {})["code"]) == (1, "lake-unavailable")
@@ -201,12 +208,28 @@ def test_sweep_does_what_it_can_when_a_part_fails(hub: Hub, monkeypatch: pytest.
         raise Unavailable("the lake is silent")
 
     monkeypatch.setattr(sweeping, "tidy_lake", silent)
+    monkeypatch.setattr(sweeping, "learn_instruments", silent)
     claims.claim(hub.archive, MISSION, complete(hub), "dead", -1)
     state = sweep(return_state=True)
     assert state.is_failed()
     assert "objects_removed" in state.message
+    assert "instruments_learnt" in state.message
     with hub.archive.session() as session:
         assert session.get(Mission, MISSION).status == "COMPLETE"  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("prefect_client", "impatient")
+def test_pictures_fail_no_run(hub: Hub, night: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    import starloom.quicklook.step
+    from flows.frames import process_frames
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    send(hub, night[0])
+    (batch,) = starloom.frames.step.discover(hub)
+    monkeypatch.setattr(starloom.quicklook.step, "of_batch", broken)
+    assert process_frames(batch) == {"ready": 1}
 
 
 def test_runs_that_hang_are_cancelled(prefect_client: RunningPrefect, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,3 +363,41 @@ def test_artifacts_are_decoration() -> None:
         raise httpx.ConnectError("the server restarts")
     with pytest.raises(StarloomError), decoration("a table"):
         raise StarloomError("not Prefect's fault")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_darks_become_a_master_without_anybody_asking(
+    hub: Hub, prefect_client: RunningPrefect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.ingest import ingest
+    from flows.masters import build_masters
+    from flows.sweep import sweep
+    from starloom.frames import format_name
+    from starloom.frames.name import FrameName
+    from starloom.sky.camera import Camera
+    from starloom.sky.night import write_compressed
+
+    monkeypatch.setattr(hub.settings, "masters_quiet_s", 0.0)
+    for k, image in enumerate(Camera(shape=(60, 80)).series(3, 0.0, 60.0, seed=1)):
+        start = datetime(2026, 10, 8, 18, k, tzinfo=UTC)
+        name = format_name(
+            FrameName(kind="dark", mission=None, node=TELESCOPE.node, start_utc=start, compressed=True)
+        )
+        write_compressed(tmp_path / name, image, fits.Header({"EXPTIME": 60.0, "INSTRUME": "C"}))
+        send(hub, tmp_path / name)
+    assert ingest() == 3
+    for frame_id in [frame.id for frame in frames_of(hub).values()]:
+        starloom.frames.step.run(hub, frame_id)
+    assert sweep()["masters_due"] == 1
+    assert sweep()["masters_due"] == 1  # not built yet, but it is the same run
+    runs = prefect_client.api.runs("build-masters/build-masters")
+    (run,) = [run for run in runs if run["parameters"]["instrument_id"] == instrument_of(hub)]
+    state = build_masters(**run["parameters"], return_state=True)
+    assert state.result() == {"built": 1, "failed": 0, "frames_again": 0}
+    assert "masters" in artifacts_of(prefect_client, state)
+    assert sweep()["masters_due"] == 0
+
+
+def instrument_of(hub: Hub) -> int:
+    with hub.archive.session() as session:
+        return session.exec(select(Instrument.id)).one() or 0

@@ -23,6 +23,7 @@ def test_every_key_as_documented() -> None:
     assert keys.quarantine("T42", SHA, name) == f"quarantine/T42/{SHA}/{name}"
     assert keys.solved("T42", START, "f1", 2) == "solved/T42/20251201/f1/2.fits.fz"
     assert keys.sources("T42", START, "f1", "d0") == "sources/T42/20251201/f1/d0.parquet"
+    assert keys.quicklook("T42", START, "f1", 2) == "quicklook/T42/20251201/f1/2.png"
     assert keys.stack("550", 3, 7, "V", 0) == "stacks/550/r3/e7/V_p0.fits"
     assert keys.preview("550", 3, 7, "V", 0) == "stacks/550/r3/e7/V_p0.png"
     assert keys.receipt("T42", name) == f"receipts/T42/{name}.json"

@@ -6,7 +6,7 @@ import sys
 
 from astropy.io import fits
 
-from starloom.sky import tres1_frames
+from starloom.sky import tres1_darks, tres1_frames
 from starloom.sky.samples import TRES1
 
 
@@ -21,6 +21,16 @@ def test_fourteen_frames_with_pixels_and_no_pointing() -> None:
         times.append(header["DATE-OBS"])
     assert times == sorted(times)
     assert fits.getdata(frames[0], 1).mean() > 1000
+
+
+def test_five_darks_of_the_same_night_and_exposure() -> None:
+    darks = tres1_darks()
+    assert len(darks) == 5
+    assert not {*darks} & {*tres1_frames()}
+    for path in darks:
+        header = fits.getheader(path, 1)
+        assert (header["NAXIS1"], header["NAXIS2"], header["EXPTIME"]) == (1092, 736, 60.0)
+        assert fits.getdata(path, 1).mean() < 200
 
 
 def test_trails_name_frames_that_are_here() -> None:

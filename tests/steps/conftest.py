@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,6 +20,7 @@ from sqlalchemy.engine import make_url
 from starloom.archive import frames as rows
 from starloom.archive import missions
 from starloom.archive.models import Frame
+from starloom.astrometry import choosing, solve_pixels
 from starloom.astrometry import step as astrometry
 from starloom.batches import advance
 from starloom.calibration import step as calibration
@@ -155,3 +157,20 @@ def frames(tmp_path_factory: pytest.TempPathFactory, exposure: Any) -> Callable[
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def mosaic(tmp_path_factory: pytest.TempPathFactory, exposure: Any) -> Path:
+    """A one-shot colour frame: every second pixel of a finely sampled exposure is one colour's image."""
+    image, header = exposure(7, scale_arcsec=2.5, width=1200, height=960, fwhm_px=(5.0, 5.5), zero_point_mag=21.5)
+    header["BAYERPAT"] = "RGGB"
+    header["FILTER"] = "none"
+    path = tmp_path_factory.mktemp("mosaic") / "ObsReq-550_TelID-T42_20261008T220700.fits.fz"
+    write_compressed(path, image, header)
+    return path
+
+
+@pytest.fixture
+def no_blind_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub on whose machine no program searches the whole sky."""
+    monkeypatch.setattr(choosing, "solve_pixels", partial(solve_pixels, blind=False))
