@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,9 +14,9 @@ from optics import Optics
 from peers import show
 from scoring import ENOUGH_MATCHES, Row, solve_and_score
 from sets import SIZES
-from skyframes import SkyFrame, bright_on_frame, hint_scale, knows, off_by, photograph, plain_header, true_stars
+from skyframes import SkyFrame, bright_on_frame, hint_scale, off_by, photograph, plain_header, true_stars
 
-from starloom.astrometry import solve_pixels
+from starloom.astrometry.instrument import learn
 from starloom.sky.psf import make_psf
 
 CAMERAS = 20
@@ -67,10 +66,6 @@ def one_camera(seed: int, frames: int) -> list[Row]:
     taken = [camera_frame(seed, number, optics) for number in range(frames)]
     alone = [solve_and_score(frame) for frame in taken]
     rows: list[Row] = [row | {"camera": seed, "how": "alone"} for row, _ in alone]
-    if not learns():
-        return rows
-    from starloom.astrometry.instrument import learn
-
     samples = [None if outcome.fit is None else outcome.fit.sample for _, outcome in alone]
     for i, frame in enumerate(taken):
         others: list[Any] = [s for j, s in enumerate(samples) if j != i and s is not None]
@@ -80,11 +75,6 @@ def one_camera(seed: int, frames: int) -> list[Row]:
             # What counts as sparse is decided by the first solution, so that both rows speak of the same frames.
             rows.append(row | {"camera": seed, "how": "learnt", "matches": alone[i][0]["matches"]})
     return rows
-
-
-def learns() -> bool:
-    there = importlib.util.find_spec("starloom.astrometry.instrument") is not None
-    return there and knows(solve_pixels, "instrument")
 
 
 def run_cameras(*, frames: int, seed: int, jobs: int) -> list[Row]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from optics import grid
-from skyframes import ENOUGH_STARS, SkyFrame, knows
+from skyframes import ENOUGH_STARS, SkyFrame
 
 from starloom.astrometry import SolveOutcome, solve_pixels
 
@@ -29,8 +29,7 @@ def cpu_s() -> float:
 
 def solve_and_score(frame: SkyFrame, **options: Any) -> tuple[Row, SolveOutcome]:
     """Solve a frame through the public door and score it."""
-    if knows(solve_pixels, "blind"):
-        options.setdefault("blind", frame.blind)
+    options.setdefault("blind", frame.blind)
     before = cpu_s()
     outcome = solve_pixels(frame.data, frame.header, **options)
     cost = cpu_s() - before
@@ -67,13 +66,13 @@ def _accuracy(frame: SkyFrame, outcome: SolveOutcome) -> Row:
         return {"outcome": "FALSE", "centre_px": None if np.isinf(centre) else centre}
     dx, dy = frame.optics.errors_px(outcome.wcs_cards, *grid(frame.optics.shape))
     found: Row = {"outcome": "solved", "centre_px": centre, "rms_px": float(np.sqrt(np.mean(dx**2 + dy**2)))}
-    fit = getattr(outcome, "fit", None)
+    assert outcome.fit is not None
     # A mosaic is fitted on its cells, whose pixels are not the frame's.
-    if hasattr(fit, "error_px") and "BAYERPAT" not in frame.header:
+    if "BAYERPAT" not in frame.header:
         corners = np.array([0, nx - 1, nx - 1, 0.0]), np.array([0, 0, ny - 1, ny - 1.0])
         for name, at in (("centre", middle), ("corners", corners)):
             dx, dy = frame.optics.errors_px(outcome.wcs_cards, *at)
-            stated = np.asarray(fit.error_px(*at), float)
+            stated = np.asarray(outcome.fit.error_px(*at), float)
             # One sigma per axis: the mean square over both axes.
             found[f"{name}_ratio2"] = float(np.mean((dx**2 + dy**2) / 2 / stated**2))
     return found

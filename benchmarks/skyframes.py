@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -48,10 +47,6 @@ class SkyFrame:
     about: str = ""
 
 
-def knows(function: Any, name: str) -> bool:
-    return name in inspect.signature(function).parameters
-
-
 def bright_on_frame(optics: Optics, fainter_than: float = 6.0) -> int:
     """How many catalogue stars fall on a frame, a quick count for the choice of fields."""
     stars = default_refcat().cone(optics.ra_deg, optics.dec_deg, optics.radius_deg)
@@ -70,9 +65,6 @@ def true_stars(
     colour_term: float = 0.0,
 ) -> tuple[Stars, NDArray[np.bool_]]:
     """The stars of a frame and its surroundings: ``(ra, dec, mag), in_catalog``."""
-    moving: dict[str, Any] = {}
-    if knows(default_refcat().cone, "epoch"):
-        moving = {"epoch": epoch, "colour_term": colour_term}
     sky = field_sky(
         optics.ra_deg,
         optics.dec_deg,
@@ -81,7 +73,8 @@ def true_stars(
         mag_limit=mag_limit,
         mag_scatter=mag_scatter,
         position_scatter_arcsec=position_scatter_arcsec,
-        **moving,
+        epoch=epoch,
+        colour_term=colour_term,
     )
     return (sky.ra_deg, sky.dec_deg, sky.mag), sky.in_catalog
 

@@ -106,24 +106,12 @@ def _seiza(frame: SkyFrame, stars: StarList) -> bool:
     ny, nx = stars.shape
     try:
         found = seiza.solve(
-            rows, _catalog(), nx, ny, ra=ra, dec=dec, scale_arcsec_px=scale, radius_deg=1.0,
+            rows, default_refcat().seiza(), nx, ny, ra=ra, dec=dec, scale_arcsec_px=scale, radius_deg=1.0,
             scale_tolerance=0.2, sip_order=0,
         )  # fmt: skip
     except (seiza.SolveError, TimeoutError):
         return False
     return _right(frame, dict(found.fits_header_cards()))
-
-
-_OPENED: dict[str, Any] = {}
-
-
-def _catalog() -> Any:
-    if "seiza" not in _OPENED:
-        catalog = default_refcat()
-        if not hasattr(catalog, "seiza"):
-            raise SystemExit("this catalogue has no tile file for seiza")
-        _OPENED["seiza"] = catalog.seiza()
-    return _OPENED["seiza"]
 
 
 def _solve_field(folder: Path, frame: SkyFrame, stars: StarList) -> bool:

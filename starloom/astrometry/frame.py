@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.io import fits
@@ -19,6 +19,9 @@ from starloom.calibration import superpixels
 from starloom.errors import BadInput
 from starloom.frames import normalise
 from starloom.refcat import default_refcat
+
+if TYPE_CHECKING:
+    from starloom.astrometry.instrument import InstrumentModel
 
 __all__ = ["Parts", "SolveOutcome", "solve_pixels"]
 
@@ -35,7 +38,7 @@ def solve_pixels(
     parts: Parts | None = None,
     budget_s: float = BUDGET_S,
     blind: bool = True,
-    instrument: Any = None,
+    instrument: InstrumentModel | None = None,
     mask: NDArray[np.bool_] | None = None,
     own: CatalogProvider | None = None,
 ) -> SolveOutcome:
@@ -98,7 +101,7 @@ def solve_pixels(
         return unsolved("too-few-stars", f"{len(stars)} stars found", full, None, began)
     shape, epoch = _shape(data), julian_epoch(header)
     # A model learnt from cells speaks of their pixels, one learnt from frames of the frame's.
-    in_cells = binned and getattr(instrument, "shape", None) == stars.shape
+    in_cells = binned and instrument is not None and instrument.shape == stars.shape
     places: dict[str, Any] = {"target": target, "instrument": instrument}
     given = [
         _scaled(hint, binned and not (in_cells and "learnt" in hint.source))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy import units as u
@@ -16,6 +16,9 @@ from astropy.time import Time
 from starloom.astrometry.seams import Hint, WcsCards
 from starloom.astrometry.wcs import WCS_KEYWORD, map_from_cards
 from starloom.frames import normalise
+
+if TYPE_CHECKING:
+    from starloom.astrometry.instrument import InstrumentModel
 
 # Mounts are off by up to half a degree, and a hint is only where the search begins. The wider search comes where
 # nothing was found: mounts that lost count, headers of the frame before, targets that moved.
@@ -41,7 +44,7 @@ def hints(
     *,
     target: tuple[float, float] | None = None,
     scale_arcsec: float | None = None,
-    instrument: Any = None,
+    instrument: InstrumentModel | None = None,
 ) -> Iterator[Hint]:
     """Yield the hints for a frame that somebody gave, the most trusted first.
 
@@ -94,7 +97,7 @@ def scan_hints(
     shape: tuple[int, int],
     *,
     target: tuple[float, float] | None = None,
-    instrument: Any = None,
+    instrument: InstrumentModel | None = None,
 ) -> Iterator[Hint]:
     """Yield all positions with a scan over all plausible plate scales, common ones first."""
     half_diagonal = float(np.hypot(*shape)) / 2
@@ -110,7 +113,7 @@ def positions(
     shape: tuple[int, int],
     *,
     target: tuple[float, float] | None = None,
-    instrument: Any = None,
+    instrument: InstrumentModel | None = None,
 ) -> list[tuple[float, float, float, str]]:
     """Return the places a frame may point at: RA, Dec, radius (degrees ICRS) and where each comes from."""
     found: list[tuple[float, float, float, str]] = []
@@ -127,9 +130,9 @@ def positions(
         centre = map_from_cards(cards, shape)
         add(centre.ra0_deg, centre.dec0_deg, POINTING_RADIUS_DEG, "WCS in the header")
     said = pointings(header)
-    offset = getattr(instrument, "offset_deg", None)
-    if offset is not None:
-        scatter = getattr(instrument, "offset_scatter_deg", None) or 0.0
+    offset = None if instrument is None else instrument.offset_deg
+    if instrument is not None and offset is not None:
+        scatter = instrument.offset_scatter_deg or 0.0
         for ra, dec, where in said:
             true_ra = ra + offset[0] / max(np.cos(np.radians(dec)), 1e-3)
             # The mount errs alike every time, so it may be off by degrees and yet be trusted.
@@ -185,15 +188,13 @@ def known_scales(
     shape: tuple[int, int],
     *,
     scale_arcsec: float | None = None,
-    instrument: Any = None,
+    instrument: InstrumentModel | None = None,
 ) -> list[tuple[float, float, str]]:
     """Return plate scales (arcsec/px) with relative tolerance and origin, the most trusted first."""
     found: list[tuple[float, float, str]] = []
-    learnt = getattr(instrument, "scale_arcsec", None)
-    if learnt is not None and _positive(learnt):
-        scatter = getattr(instrument, "scale_scatter", None) or 0.0
-        tolerance = float(np.clip(5 * scatter, LEAST_SCALE_TOLERANCE, KNOWN_SCALE_TOLERANCE))
-        found.append((float(learnt), tolerance, "learnt plate scale"))
+    if instrument is not None and _positive(instrument.scale_arcsec):
+        tolerance = float(np.clip(5 * instrument.scale_scatter, LEAST_SCALE_TOLERANCE, KNOWN_SCALE_TOLERANCE))
+        found.append((float(instrument.scale_arcsec), tolerance, "learnt plate scale"))
     if _positive(scale_arcsec):
         found.append((float(scale_arcsec or 0.0), KNOWN_SCALE_TOLERANCE, "known plate scale"))
     cards = header_wcs_cards(header)

@@ -368,21 +368,9 @@ def residual_map(x: Floats, y: Floats, residual: Floats, shape: tuple[int, int])
 def star_errors(stars: StarList) -> Floats:
     """Return the error of the centroids, 1 sigma per axis in pixels, shape ``(n,)``.
 
-    Notes
-    -----
-    Where the list states none: the sky's noise on a Gaussian profile, ``σ² = 8 π s⁴ noise² / flux²`` with
-    ``s = FWHM / 2.35``.
-
-    References
-    ----------
-    King 1983, PASP 95, 163.
+    What the list does not state counts as a pixel.
     """
-    stated = getattr(stars, "centroid_err_px", None)
-    if stated is None:
-        width = stars.frame_fwhm_px if np.isfinite(stars.frame_fwhm_px) else 3.0
-        with np.errstate(divide="ignore", invalid="ignore"):
-            stated = np.sqrt(8 * np.pi) * (width / 2.3548) ** 2 * stars.noise_adu / stars.flux
-    found = np.where(np.isfinite(stated), stated, 1.0)
+    found = np.where(np.isfinite(stars.centroid_err_px), stars.centroid_err_px, 1.0)
     # A clipped core leaves the wings to say where the star is.
     found = np.where(stars.saturated, np.maximum(found, 0.1), found)
     return np.asarray(np.hypot(np.clip(found, 0.0, 3.0), CENTROID_FLOOR_PX))
@@ -391,7 +379,7 @@ def star_errors(stars: StarList) -> Floats:
 def softness(stars: StarList) -> float:
     """Return by how much the stars are wider than sharp ones, at least 1: tolerances are as much wider."""
     width = stars.frame_fwhm_px if np.isfinite(stars.frame_fwhm_px) else SHARP_PX
-    return float(np.clip((width + getattr(stars, "trail_px", 0.0)) / SHARP_PX, 1.0, 4.0))
+    return float(np.clip((width + stars.trail_px) / SHARP_PX, 1.0, 4.0))
 
 
 def _cone(catalog: CatalogProvider, current: PlaneMap, radius: float, epoch: float | None) -> CatalogStars:

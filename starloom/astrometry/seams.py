@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from starloom.astrometry.detect import StarList
+    from starloom.astrometry.instrument import InstrumentModel
     from starloom.astrometry.refine import WcsFit
     from starloom.astrometry.verify import Verdict
 
@@ -158,7 +159,7 @@ class Refiner(Protocol):
         catalog: CatalogProvider,
         *,
         epoch: float | None = ...,
-        instrument: Any = ...,
+        instrument: InstrumentModel | None = ...,
     ) -> WcsFit:
         """Return the best WCS, or raise `Unsolved`."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from starloom.astrometry.seams import (
 )
 from starloom.astrometry.solve import SeizaSolver
 from starloom.astrometry.verify import Verdict, judge
+
+if TYPE_CHECKING:
+    from starloom.astrometry.instrument import InstrumentModel
 
 # With at least this many catalogue stars on the frame practically every frame solves; below, it is the field's
 # luck.
@@ -85,7 +88,7 @@ class Task:
     catalog: CatalogProvider
     own: CatalogProvider | None = None
     epoch: float | None = None
-    instrument: Any = None
+    instrument: InstrumentModel | None = None
     given: Sequence[Hint] = ()
     scan: Callable[[], Iterable[Hint]] = tuple
     blind: bool = True
@@ -224,7 +227,7 @@ class Search:
         stars, given = self.task.stars, list(self.task.given)
         if stars.trailed:
             return "trailed", f"stars are drawn out (ellipticity {stars.frame_ellipticity:.2f})"
-        if getattr(stars, "defocused", False):
+        if stars.defocused:
             return "defocused", f"stars are discs of {stars.frame_fwhm_px:.0f} px"
         places = given or list(self.task.scan())
         if not places:
