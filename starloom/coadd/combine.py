@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from starloom.coadd.plan import PlanFrame, StackOptions, StackPlan
+from starloom.coadd.fused import BLOCK
+from starloom.coadd.fused.median import medians
+from starloom.coadd.fused.network import comparators
+from starloom.coadd.fused.reject import FLOOD_PX, WIDEN_PX, flood, scan
+from starloom.coadd.fused.signal import highest, reference, signals, smoothed
+from starloom.coadd.fused.sizes import unlike
+from starloom.coadd.fused.sums import sums
+from starloom.coadd.plan import PlanFrame, StackOptions, StackPlan, Tile
 
 Plane = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
-PSF_TERM = 0.3
-"""Share of the local signal that unlike seeing may shift, per clip sigma. Without it bright stars lose ~1 %."""
-
-_SMOOTH_PX = 1.0
-_GROW_SIGMA = 1.5
-_SEED_SIGMA_SMOOTHED = 6.0
-_MESH_PX = 64
-_LEAST_WEIGHT = 1e-3
+_LEAST_WEIGHT = np.float32(1e-3)
 """Of a pixel within its frame: next to nothing, but where it is all there is, the stack shows it."""
+_FLOOD_SIGMA = 2.0
+_REACH_FWHM = 1.5
+"""Half side of the window, in FWHM of the poorest frame, within which a star's peak opens the clip."""
+
+_UNLIKE = 1.3
+"""Margin over the difference of two Gaussians' peaks, for wings and shapes that no Gaussian has."""
+_MIXED = 0.4
+"""Share of the contrast by which the median may not be the middle PSF: between a sharp and a wide one, some way
+from the centre, the middle PSF is above both."""
 
 
 @dataclass(frozen=True)
@@ -35,211 +43,224 @@ class FrameNoise:
     fwhm_px: float
     gain: float | None = None
     """Electrons per output unit, for the photon noise of bright pixels."""
+    poorest_px: float = 0.0
+    """FWHM of the plan's poorest frame: windows must be alike in all tiles, whatever frames touch them."""
+    inverse_variance: float | None = None
+    """Of the sky in one output pixel's area; None: the weight."""
 
     @classmethod
-    def of(cls, plan: StackPlan, frame: PlanFrame) -> FrameNoise:
-        """Describe a frame of a plan."""
-        from starloom.coadd.inputs import pixel_scale_arcsec, wcs_from_cards
+    def of_plan(cls, plan: StackPlan) -> tuple[FrameNoise, ...]:
+        """Describe all used frames of a plan, in plan order."""
+        poorest = max((frame.fwhm_px for frame in plan.used), default=0.0)
+        return tuple(cls._of(plan, frame, poorest) for frame in plan.used)
 
-        scale = pixel_scale_arcsec(
-            wcs_from_cards({k: v for k, v in plan.grid.items() if not k.startswith("NAXIS")}), plan.shape
-        )
+    @classmethod
+    def _of(cls, plan: StackPlan, frame: PlanFrame, poorest_px: float) -> FrameNoise:
         gain = frame.input.gain_e_per_adu
         per_unit = None if gain is None else gain / frame.scale
-        return cls(frame.sigma, frame.weight, frame.input.fwhm_arcsec / scale, per_unit)
+        known = plan.inverse_variance(frame)
+        return cls(frame.sigma, frame.weight, frame.fwhm_px, per_unit, poorest_px, known)
+
+    @property
+    def spent(self) -> float:
+        """Square of the weight over the inverse variance: what it adds to the variance of a weighted sum."""
+        return self.weight if self.inverse_variance is None else self.weight**2 / self.inverse_variance
+
+    @property
+    def alike(self) -> float:
+        """Share of a star's contrast by which frames of like seeing may differ.
+
+        Seeing that changes over the field, 0.1 px of misregistration; and of undersampled stars, where
+        in its pixel the star falls: the share grows steeply below 2 px.
+        """
+        return 0.18 + 0.5 * (1.6 / self.fwhm_px) ** 4
 
 
 @dataclass(frozen=True)
 class Combined:
-    """Planes of one tile, all of its shape, and each frame's mask of rejected pixels."""
+    """Planes of the inner part of one tile, and what each frame gave to it."""
 
     sci: Plane
     weight: Plane
     coverage: NDArray[np.int16]
     rejected: Plane
-    masks: list[Mask]
+    """Share of a pixel's values that the clip took."""
+    clipped: NDArray[np.int64]
+    """Values rejected, one per frame."""
+    offered: NDArray[np.int64]
+    """Values of each frame before the rejection."""
 
 
-def _centre(cube: Plane) -> Plane:
-    """Return the reference level of each pixel: the median, or of two values the lower one.
+def _window_px(noises: Sequence[FrameNoise]) -> int:
+    poorest = max((max(noise.fwhm_px, noise.poorest_px) for noise in noises), default=1.0)
+    return math.ceil(_REACH_FWHM * poorest)
 
-    With two values the outlier is nearly always the higher one (cosmic rays, satellites, aircraft).
+
+def reach_px(noises: Sequence[FrameNoise]) -> int:
+    """Return the margin (px) with which a tile's inner part is the same as in any larger tile.
+
+    A pixel hangs on what is followed and widened to it, whose bounds hang on the window of a smoothed median.
     """
-    count = np.isfinite(cube).sum(axis=0)
-    # Sorting puts NaN last, so the middle of the finite ones is found by index.
-    ordered = np.sort(cube, axis=0)
-    low = np.clip((count - 1) // 2, 0, None)
-    high = np.where(count == 2, low, np.clip(count // 2, 0, None))
-    high = np.minimum(high, len(cube) - 1)
-    pick = np.take_along_axis(ordered, np.stack([low, high]), axis=0)
-    return np.asarray(pick.mean(axis=0), dtype=np.float32)
+    return FLOOD_PX + WIDEN_PX + _window_px(noises) + 1
 
 
-def _smooth_sky(centre: Plane) -> Plane:
-    """Return the sky under a tile: a clipped mesh, so that gradients do not pass for signal."""
-    import sep
-
-    finite = np.isfinite(centre)
-    if not finite.any():
-        return np.zeros_like(centre)
-    mesh = min(_MESH_PX, *centre.shape)
-    filled = np.ascontiguousarray(np.where(finite, centre, np.float32(0)))
-    return np.asarray(sep.Background(filled, mask=~finite, bw=mesh, bh=mesh).back(), dtype=np.float32)
-
-
-def _signal(centre: Plane, noise: Plane, fwhm_px: float) -> Plane:
-    """Return the greatest signal within 1.5 FWHM: where a worse PSF can put flux the median lacks."""
-    above = centre - _smooth_sky(centre)
-    above = np.where(np.isfinite(above), np.abs(above) - 3 * noise, 0)
-    size = 2 * math.ceil(1.5 * fwhm_px) + 1
-    # Real PSFs have wings; one lone noise peak should not open the clip around it.
-    core = ndimage.gaussian_filter(np.clip(above, 0, None), 0.6)
-    return np.asarray(ndimage.maximum_filter(core, size=size), dtype=np.float32)
-
-
-def _grown(significance: Plane, clip_sigma: float, fwhm_px: float) -> Mask:
-    """Return rejected pixels: seeds above the clip, followed along connected excess, then widened.
-
-    Clipping pixel by pixel leaves the faint skirts of a trail; hysteresis (Canny 1986) takes them with it.
-    """
-    finite = np.isfinite(significance)
-    filled = np.where(finite, significance, np.float32(0))
-    smooth = ndimage.gaussian_filter(filled, _SMOOTH_PX)
-    if not finite.any():
-        return np.zeros(finite.shape, bool)
-    # The interpolation's correlation makes the smoothed noise wider than theory; its own spread tells.
-    spread = 1.4826 * float(np.median(np.abs(smooth[finite] - np.median(smooth[finite]))))
-    smooth /= max(spread, 0.25)
-    out = np.zeros(finite.shape, bool)
-    for sign in (1, -1):
-        seeds = (sign * filled > clip_sigma) | (sign * smooth > max(clip_sigma, _SEED_SIGMA_SMOOTHED))
-        if not seeds.any():
-            continue
-        labels, _ = ndimage.label((sign * smooth > _GROW_SIGMA) | seeds, structure=np.ones((3, 3), bool))
-        hit = np.zeros(int(labels.max()) + 1, bool)
-        hit[labels[seeds]] = True
-        hit[0] = False
-        out |= hit[labels]
-    if out.any():
-        radius = max(1.0, fwhm_px)
-        out = ndimage.distance_transform_edt(~out) <= radius
-    return np.asarray(out & finite, dtype=bool)
-
-
-def reject(
+def combine_tile(
     cube: Plane,
     noises: Sequence[FrameNoise],
-    clip_sigma: float,
-    weights: Sequence[Plane | None] | None = None,
-) -> list[Mask]:
-    """Find outliers against the noise model; works from two frames on.
-
-    Parameters
-    ----------
-    cube
-        Sky-matched frames in output units, shape ``(n, ny, nx)``, NaN where a frame has nothing.
-    noises
-        One per frame.
-    weights
-        Relative weight within each frame, shape ``(ny, nx)``, whose inverse raises its variance; None: 1.
-
-    Returns
-    -------
-    list of ndarray
-        Boolean masks of rejected pixels, one per frame, each ``(ny, nx)``.
-
-    Notes
-    -----
-    ``z = (x - c) / sqrt(s² + s_c² + |signal| / gain + (0.3 signal)²)`` with ``c`` the median. Never the
-    sample's own deviation: the largest one possible is (n - 1) / sqrt(n), so that a 3-sigma clip of that
-    kind rejects nothing below n = 11.
-    """
-    none = [np.zeros(cube.shape[1:], bool) for _ in noises]
-    if len(noises) < 2:
-        return none
-    finite = np.isfinite(cube)
-    count = np.maximum(finite.sum(axis=0), 1).astype(np.float32)
-    inside = [None] * len(noises) if weights is None else list(weights)
-    variances = [_variance(noise, weight) for noise, weight in zip(noises, inside, strict=True)]
-    # Summed over the frames that are there: at the edge of a dithered set two overlap where twelve do inside.
-    total = np.zeros(cube.shape[1:], np.float32)
-    for variance, there in zip(variances, finite, strict=True):
-        total += variance * there
-    # Efficiency of the median 64 %; the lower of two values scatters like one frame.
-    variance_c = total / count * np.where(count > 2, np.float32(math.pi / 2) / count, np.float32(1))
-    fwhm = max(n.fwhm_px for n in noises)
-    centre = _centre(cube)
-    signal = _signal(centre, np.sqrt(variance_c), fwhm)
-    # The lower of two lies 0.40 of their difference's deviation low, which would count good pixels as excess.
-    centre = centre + np.where(count == 2, np.float32(0.4) * np.sqrt(total), np.float32(0))
-    masks = []
-    for plane, noise, own in zip(cube, noises, variances, strict=True):
-        variance = own + variance_c + (PSF_TERM * signal) ** 2
-        if noise.gain:
-            variance = variance + signal / noise.gain
-        masks.append(_grown((plane - centre) / np.sqrt(variance, dtype=np.float32), clip_sigma, noise.fwhm_px))
-    # Where everything disagrees nothing is known: keep all rather than leave a hole.
-    alone = np.isfinite(cube).sum(axis=0) <= np.sum(masks, axis=0)
-    return [mask & ~alone for mask in masks]
-
-
-def _variance(noise: FrameNoise, weight: Plane | None) -> Plane | np.float32:
-    if weight is None:
-        return np.float32(noise.sigma**2)
-    return np.asarray(np.float32(noise.sigma**2) / np.maximum(weight, _LEAST_WEIGHT))
-
-
-def combine(
-    planes: Sequence[Plane],
-    noises: Sequence[FrameNoise],
+    relative: Plane | None,
     options: StackOptions,
-    shape: tuple[int, int],
-    weights: Sequence[Plane | None] | None = None,
+    sky_level: Plane,
+    tile: Tile,
+    inner: tuple[slice, slice],
 ) -> Combined:
     """Combine the frames of a tile.
 
     Parameters
     ----------
-    planes
-        Frames in output units, each of ``shape`` (ny, nx), NaN where there is nothing; in plan order.
+    cube
+        Sky-matched frames in output units, in plan order, shape ``(n, tile.ny, tile.nx)``, `ABSENT` where a
+        frame has nothing. Overwritten: rejected values become `ABSENT`. ``n`` may be 0.
     noises
-        One per plane.
-    weights
-        Relative weight within each frame, of ``shape``; None: 1 everywhere.
+        One per frame.
+    relative
+        Weight within each frame over its weight, on the lattice, shape ``(n, gy, gx)``; None: 1 everywhere.
+    options
+        ``combine`` (clipped, median or mean) and ``clip_sigma``.
+    sky_level
+        Level that the matched frames have in common, output units, on the lattice, ``(gy, gx)``.
+    tile
+        Place of the cube on the output grid, which the lattice (nodes at multiples of 32 px) is tied to.
+    inner
+        Rows and columns of the cube that are wanted; `reach_px` from its edges they do not hang on the tiling.
 
     Returns
     -------
     Combined
         ``sci`` is NaN and ``weight`` 0 where no frame has a pixel; ``weight`` is the summed inverse variance.
+
+    Notes
+    -----
+    A value v of frame n is an outlier where, with c the median, S the contrast and L the level of its
+    surroundings (`fused.signal.signals`), F the FWHM of the frame and F_c that of the median,
+
+    ``(v - c)² > k² (s_n² + s_c² + L / gain_n) + (a_n S)²``,
+    ``a_n = alike_n + 1.3 max(F_c² / F² - 1, 1 - F_c² / F²) + 0.4 (1 - F_1² / F_3²)``
+
+    with F_1 and F_3 the quartiles of the frames' FWHM.
+
+    Never the sample's own deviation: the largest one possible is (n - 1) / sqrt(n), so that a 3-sigma clip of
+    that kind rejects nothing below n = 11. The last term is the difference of two PSFs of the same flux, whose
+    peaks go as 1 / F²: without it bright stars lose ~1 % among frames of unlike seeing.
     """
-    if not planes:
-        empty = np.zeros(shape, np.float32)
-        return Combined(np.full(shape, np.nan, np.float32), empty, empty.astype(np.int16), empty.copy(), [])
-    cube = np.stack(planes)
-    finite = np.isfinite(cube)
-    offered = finite.sum(axis=0)
-    if options.combine == "clipped":
-        masks = reject(cube, noises, options.clip_sigma, weights)
-    else:
-        masks = [np.zeros(shape, bool) for _ in planes]
-    total, weight = np.zeros(shape), np.zeros(shape)
-    coverage = np.zeros(shape, np.int16)
-    # One frame after the other in plan order: the sum, and so every bit, is the same on any machine.
-    inside = [None] * len(planes) if weights is None else weights
-    for plane, noise, mask, valid, own in zip(cube, noises, masks, finite, inside, strict=True):
-        good = valid & ~mask
-        part = noise.weight if own is None else noise.weight * np.maximum(own[good], _LEAST_WEIGHT).astype(float)
-        total[good] += part * plane[good].astype(np.float64)
-        weight[good] += part
-        coverage += good
-    sci = np.full(shape, np.nan, np.float32)
-    some = weight > 0
-    if options.combine == "median":
-        ordered = np.sort(cube, axis=0)
-        low, high = np.clip((offered - 1) // 2, 0, None), np.minimum(offered // 2, len(cube) - 1)
-        sci[some] = np.take_along_axis(ordered, np.stack([low, high]), axis=0).mean(axis=0)[some]
-    else:
-        sci[some] = total[some] / weight[some]
-    rejected = np.zeros(shape, np.float32)
-    np.divide(np.sum(masks, axis=0), offered, out=rejected, where=offered > 0)
-    return Combined(sci, weight.astype(np.float32), coverage, rejected, masks)
+    n, ny, nx = cube.shape
+    values = np.ascontiguousarray(cube).reshape(n, ny * nx)
+    place = (tile.y0, tile.x0, nx)
+    (y0, y1, _), (x0, x1, _) = inner[0].indices(ny), inner[1].indices(nx)
+    part = (y0, y1, x0, x1)
+    nothing = np.zeros((0, 0, 0), np.float32)
+    shares = nothing if relative is None else np.maximum(relative, _LEAST_WEIGHT)
+    shape = (y1 - y0, x1 - x0)
+    hit, clipped = np.zeros(ny * nx, np.int16), np.zeros(n, np.int64)
+    centre = np.empty(0, np.float32)
+    if n > 0 and options.combine == "median":
+        planes, count = _SCRATCH.planes(ny * nx)
+        centre = planes[0]
+        _medians(values, noises, nothing, place, False, centre, count, planes[1])
+    elif n > 1 and options.combine == "clipped":
+        _reject(values, noises, shares, options.clip_sigma, sky_level, place, part, hit, clipped)
+    sci, weight = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    coverage, offered = np.empty(shape, np.int16), clipped.copy()
+    sums(
+        values,
+        np.array([x.weight for x in noises], np.float32),
+        shares,
+        place,
+        part,
+        sci,
+        weight,
+        coverage,
+        offered,
+    )
+    if any(noise.spent != noise.weight for noise in noises):
+        # Weights that follow more than the noise: the variance of the mean is what they make of it.
+        spent, aside = np.empty(shape, np.float32), (np.empty(shape, np.float32), np.empty(shape, np.int16))
+        own = np.array([x.spent for x in noises], np.float32)
+        sums(values, own, shares, place, part, aside[0], spent, aside[1], offered.copy())
+        np.divide(weight**2, spent, out=weight, where=spent > 0)
+    if centre.size:
+        sci = centre.reshape(ny, nx)[inner].copy()
+    sci[coverage == 0] = np.nan
+    gone = hit.reshape(ny, nx)[inner]
+    rejected = np.divide(gone, np.maximum(coverage + gone, 1), dtype=np.float32)
+    return Combined(sci, weight, coverage, rejected, clipped, offered)
+
+
+class _Scratch(threading.local):
+    """Planes of one thread, reused for all tiles: fresh memory costs as much as what is done with it."""
+
+    def __init__(self) -> None:
+        self._floats, self._counts = np.empty(0, np.float32), np.empty(0, np.int32)
+
+    def planes(self, npix: int) -> tuple[Plane, NDArray[np.int32]]:
+        """Return ten planes and one of counts, each of ``npix``, with anything in them."""
+        if self._counts.size < npix:
+            self._floats, self._counts = np.empty(10 * npix, np.float32), np.empty(npix, np.int32)
+        return self._floats[: 10 * npix].reshape(10, npix), self._counts[:npix]
+
+
+_SCRATCH = _Scratch()
+
+
+def _medians(
+    values: Plane,
+    noises: Sequence[FrameNoise],
+    spreads: Plane,
+    place: tuple[int, int, int],
+    lower_of_two: bool,
+    centre: Plane,
+    count: NDArray[np.int32],
+    total: Plane,
+) -> None:
+    variance = np.array([noise.sigma**2 for noise in noises], np.float32)
+    network = comparators((len(noises) + 1) // 2)
+    medians(values, network, variance, spreads, place, lower_of_two, centre, count, total)
+
+
+def _reject(
+    values: Plane,
+    noises: Sequence[FrameNoise],
+    shares: Plane,
+    clip_sigma: float,
+    sky_level: Plane,
+    place: tuple[int, int, int],
+    part: tuple[int, int, int, int],
+    hit: NDArray[np.int16],
+    clipped: NDArray[np.int64],
+) -> None:
+    # Between nodes it is the variance that is bilinear here, not its inverse: an upper bound, without a division.
+    spreads = np.asarray(1 / shares, np.float32)
+    npix, nx = values.shape[1], place[2]
+    room, count = _SCRATCH.planes(npix)
+    planes, contrast, total = room[:8], room[8], room[9]
+    centre, base, own, level, *terms = planes
+    _medians(values, noises, spreads, place, True, centre, count, total)
+    reference(centre, count, total, base, own)
+    quiet = np.empty(-(-npix // BLOCK), np.bool_)
+    image, errors, high, low = (plane.reshape(-1, nx) for plane in (centre, base, level, contrast))
+    smoothed(image, high, low)
+    for plane in (high, low):
+        highest(plane, _window_px(noises))
+    signals(image, errors, high, low, sky_level[np.newaxis], place, quiet)
+    size = np.array([noise.fwhm_px**2 for noise in noises], np.float32)
+    order = np.argsort(size, kind="stable").astype(np.int32)
+    unlike(values, order, size, count, quiet, contrast, (_UNLIKE, _MIXED), *terms)
+    variance = np.array([noise.sigma**2 for noise in noises], np.float32)
+    models = np.array(
+        [(x.fwhm_px**-2, x.alike / _UNLIKE, 1 / x.gain if x.gain else 0) for x in noises], np.float32
+    )
+    square = np.float32(clip_sigma**2)
+    common = (variance, models, spreads, place, square)
+    frames, places, k = scan(values, planes, quiet, *common)
+    if k:
+        share = np.float32(min(_FLOOD_SIGMA / clip_sigma, 1.0) ** 2)
+        flood(values, planes, quiet, count, *common, share, frames[:k], places[:k], part, hit, clipped)
