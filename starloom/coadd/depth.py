@@ -13,6 +13,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from starloom.coadd.celestial import Vectors, sky_pixels, sky_vectors
 from starloom.coadd.inputs import frame_wcs_cards, open_frame, pixel_scale_arcsec, wcs_from_cards
 from starloom.errors import BadInput
 
@@ -128,8 +129,8 @@ def stack_depth(
     x, y = np.random.default_rng(seed).uniform(0, 1, (2, n)) * np.array(data.shape[::-1])[:, None]
     touched, _, flag = sep.sum_circle(objects.astype(np.float32), x, y, radius_arcsec / scale, subpix=5)
     x, y = x[(touched == 0) & (flag == 0)], y[(touched == 0) & (flag == 0)]
-    ra, dec = wcs.all_pix2world(x, y, 0)
-    views = [_view(frame, ra, dec, radius_arcsec) for frame in frames]
+    places = sky_vectors(wcs, x, y)
+    views = [_view(frame, places, radius_arcsec) for frame in frames]
     inside = np.logical_and.reduce([view.inside for view in views])
     if inside.sum() < _MIN_APERTURES:
         raise BadInput(
@@ -158,13 +159,13 @@ class _View:
     inside: Mask
 
 
-def _view(frame: DepthFrame, ra: Floats, dec: Floats, radius_arcsec: float) -> _View:
+def _view(frame: DepthFrame, places: Vectors, radius_arcsec: float) -> _View:
     with open_frame(frame.path) as opened:
         ny, nx = opened.shape
         data = opened.section(0, ny, 0, nx)
     wcs = wcs_from_cards(frame.wcs_cards)
     scale = pixel_scale_arcsec(wcs, (ny, nx))
-    x, y = wcs.all_world2pix(ra, dec, 0, quiet=True)
+    x, y = sky_pixels(wcs, places)
     rim = _EDGE_PX + radius_arcsec / scale
     inside = (x > rim) & (y > rim) & (x < nx - 1 - rim) & (y < ny - 1 - rim)
     return _View(data, scale, x, y, inside)
@@ -173,7 +174,7 @@ def _view(frame: DepthFrame, ra: Floats, dec: Floats, radius_arcsec: float) -> _
 def _seen_by(frame_wcs: Any, shape: tuple[int, int], wcs: Any, objects: Mask) -> Mask:
     """Return the stack's object mask on a frame's pixels; what the stack does not cover counts as object."""
     rows, columns = np.indices(shape)
-    places = wcs.all_world2pix(*frame_wcs.all_pix2world(columns.ravel(), rows.ravel(), 0), 0)
+    places = sky_pixels(wcs, sky_vectors(frame_wcs, columns.ravel(), rows.ravel()))
     x, y = (np.rint(p).astype(np.intp).reshape(shape) for p in places)
     inside = (x >= 0) & (y >= 0) & (x < objects.shape[1]) & (y < objects.shape[0])
     mask = np.ones(shape, bool)

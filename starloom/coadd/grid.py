@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 from astropy import units as u
+from astropy.coordinates import ICRS
 from astropy.io import fits
+from astropy.wcs import WCS
 
-from starloom.coadd.group import footprint, unit_vectors
+from starloom.coadd.celestial import sky_vectors
+from starloom.coadd.group import footprint
 from starloom.coadd.inputs import frame_wcs_cards, wcs_from_cards
 from starloom.errors import BadInput
 
@@ -33,14 +36,14 @@ def _check_size(nx: int, ny: int, max_pixels: int) -> None:
 
 
 def tangent_grid(
-    frames: Sequence[tuple[dict[str, Any], tuple[int, int]]], scale_arcsec: float, *, max_pixels: int
+    frames: Sequence[tuple[WCS, tuple[int, int]]], scale_arcsec: float, *, max_pixels: int
 ) -> dict[str, Any]:
     """Return the cards of a TAN grid, north up, that covers all frames.
 
     Parameters
     ----------
     frames
-        WCS cards and shape (ny, nx) of each frame.
+        WCS and shape (ny, nx) of each frame.
 
     Raises
     ------
@@ -49,7 +52,7 @@ def tangent_grid(
     """
     from reproject.mosaicking import find_optimal_celestial_wcs
 
-    corners = np.concatenate([footprint(cards, shape) for cards, shape in frames])
+    corners = np.concatenate([footprint(wcs, shape) for wcs, shape in frames])
     centre = corners.sum(axis=0)
     if (corners @ centre).min() < 0.2 * np.linalg.norm(centre):
         raise BadInput(
@@ -58,8 +61,8 @@ def tangent_grid(
             hint="Stack the pointings on their own, or give the mission's target.",
         )
     # It samples the edges and not only the corners: distorted edges bulge between them.
-    inputs = [(shape, wcs_from_cards(cards)) for cards, shape in frames]
-    found, (ny, nx) = find_optimal_celestial_wcs(inputs, resolution=scale_arcsec * u.arcsec)
+    inputs = [(shape, wcs) for wcs, shape in frames]
+    found, (ny, nx) = find_optimal_celestial_wcs(inputs, frame=ICRS(), resolution=scale_arcsec * u.arcsec)
     _check_size(nx, ny, max_pixels)
     return {
         "WCSAXES": 2, "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CUNIT1": "deg", "CUNIT2": "deg",
@@ -111,15 +114,15 @@ def extent(grid: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
     """
     ny, nx = shape
     wcs = wcs_from_cards(grid)
-    ra, dec = wcs.all_pix2world((nx - 1) / 2, (ny - 1) / 2, 0)
     corners = footprint(grid, shape)
-    centre = unit_vectors(np.asarray(float(ra)), np.asarray(float(dec)))
+    centre = sky_vectors(wcs, (nx - 1) / 2, (ny - 1) / 2)
     radius = float(np.degrees(np.arccos(np.clip(corners @ centre, -1, 1)).max()))
-    corner_ra = np.degrees(np.arctan2(corners[:, 1], corners[:, 0])) % 360
-    corner_dec = np.degrees(np.arcsin(np.clip(corners[:, 2], -1, 1)))
+    places = np.vstack([centre, corners])
+    ra = np.degrees(np.arctan2(places[:, 1], places[:, 0])) % 360
+    dec = np.degrees(np.arcsin(np.clip(places[:, 2], -1, 1)))
     return {
-        "ra_deg": float(ra) % 360,
-        "dec_deg": float(dec),
+        "ra_deg": float(ra[0]),
+        "dec_deg": float(dec[0]),
         "fov_deg": 2 * radius,
-        "footprint": [[float(a), float(d)] for a, d in zip(corner_ra, corner_dec, strict=True)],
+        "footprint": [[float(a), float(d)] for a, d in zip(ra[1:], dec[1:], strict=True)],
     }

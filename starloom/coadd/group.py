@@ -5,25 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from astropy.wcs import WCS
 from numpy.typing import NDArray
 
+from starloom.coadd.celestial import Vectors, sky_vectors, unit_vectors
 from starloom.coadd.inputs import wcs_from_cards
 
-Vectors = NDArray[np.float64]
 
-
-def unit_vectors(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> Vectors:
-    """Return ICRS unit vectors, shape ``(n, 3)``."""
-    ra, dec = np.radians(ra_deg), np.radians(dec_deg)
-    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
-
-
-def footprint(cards: dict[str, object], shape: tuple[int, int]) -> Vectors:
-    """Return the four corners of a frame as unit vectors, in order around it, shape ``(4, 3)``."""
+def footprint(wcs: WCS | dict[str, object], shape: tuple[int, int]) -> Vectors:
+    """Return the four corners of a frame, by WCS or cards, as ICRS unit vectors around it, shape ``(4, 3)``."""
     ny, nx = shape
     x = np.array([-0.5, nx - 0.5, nx - 0.5, -0.5])
     y = np.array([-0.5, -0.5, ny - 0.5, ny - 0.5])
-    return unit_vectors(*wcs_from_cards(cards).all_pix2world(x, y, 0))
+    wcs = wcs_from_cards(wcs) if isinstance(wcs, dict) else wcs
+    return sky_vectors(wcs, x, y)
 
 
 def _centre_radius(corners: Vectors) -> tuple[Vectors, float]:

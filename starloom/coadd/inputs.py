@@ -6,15 +6,19 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from starloom.coadd.celestial import sky_vectors
 from starloom.errors import BadInput
+
+if TYPE_CHECKING:
+    from starloom.coadd.sample import Sample
 
 _WCS_CARD = re.compile(
     r"^(WCSAXES|CTYPE[12]|CRVAL[12]|CRPIX[12]|CUNIT[12]|CDELT[12]|CROTA[12]|CD[12]_[12]|PC[12]_[12]"
@@ -40,6 +44,18 @@ class InputFrame(BaseModel):
     zero_point_err: float | None = None
     wcs_cards: dict[str, Any] | None = Field(default=None, description="None: the WCS in the file.")
     provenance: dict[str, Any] = Field(default_factory=dict, description="start, raw_key, raw_version, …")
+    _sample: Sample | None = PrivateAttr(default=None)
+
+    @property
+    def sample(self) -> Sample | None:
+        """What `read_input` learnt from the pixels beyond the fields, so that a plan need not look again."""
+        return self._sample
+
+    def bare(self) -> Self:
+        """Return the frame without its sample, as plans carry it."""
+        bare = self.model_copy()
+        bare._sample = None
+        return bare
 
 
 def wcs_from_cards(cards: dict[str, Any]) -> WCS:
@@ -56,8 +72,7 @@ def pixel_scale_arcsec(wcs: WCS, shape: tuple[int, int]) -> float:
     ny, nx = shape
     x = (nx - 1) / 2 + np.array([-0.5, 0.5, -0.5, -0.5])
     y = (ny - 1) / 2 + np.array([-0.5, -0.5, 0.5, -0.5])
-    ra, dec = (np.radians(a) for a in wcs.all_pix2world(x, y, 0))
-    v = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
+    v = sky_vectors(wcs, x, y)
     area = np.linalg.norm(np.cross(v[1] - v[0], v[2] - v[0]))
     return float(np.degrees(np.sqrt(area)) * 3600)
 
@@ -97,18 +112,23 @@ class OpenFrame:
             return None
         return np.ascontiguousarray(self._cut(self._mask_hdu, y0, y1, x0, x1) != 0)
 
-    def variance(self) -> NDArray[np.float32] | None:
-        """Return the sky's variance in each pixel, ADU², shape of the frame; None: the file does not tell it."""
+    def variance(self, y0: int = 0, y1: int | None = None) -> NDArray[np.float32] | None:
+        """Return rows ``y0:y1`` of the sky's variance in each pixel, ADU²; None: the file does not tell it."""
         if self._variance_hdu is None:
             return None
         ny, nx = self.shape
-        return np.ascontiguousarray(self._cut(self._variance_hdu, 0, ny, 0, nx), dtype=np.float32)
+        rows = self._cut(self._variance_hdu, y0, ny if y1 is None else y1, 0, nx)
+        return np.ascontiguousarray(rows, dtype=np.float32)
 
     def _cut(self, hdu: Any, y0: int, y1: int, x0: int, x1: int) -> NDArray[Any]:
         # Rows of a gzipped file are read whole: a seek starts over from the file's beginning, and columns would
         # seek once a row (33 s of 35 for 15 frames of 0.3 Mpix).
-        rows = hdu.section[y0:y1, :][:, x0:x1] if self._gzipped else hdu.section[y0:y1, x0:x1]
-        return np.asarray(rows)
+        try:
+            rows = hdu.section[y0:y1, :][:, x0:x1] if self._gzipped else hdu.section[y0:y1, x0:x1]
+            return np.asarray(rows)
+        except (OSError, TypeError) as error:
+            # astropy reports a truncated data unit as either, only once the pixels are touched.
+            raise _damaged(self.path, error) from error
 
 
 @contextmanager
@@ -131,12 +151,14 @@ def open_frame(path: Path) -> Iterator[OpenFrame]:
         ) from error
     with hdus:
         try:
-            yield OpenFrame(path, hdus)
+            frame = OpenFrame(path, hdus)
         except (OSError, TypeError) as error:
-            # astropy reports a truncated data unit as either, only once the pixels are touched.
-            raise BadInput(
-                f"{path} is damaged or truncated: {error}", code="unreadable", hint="Copy the file again."
-            ) from error
+            raise _damaged(path, error) from error
+        yield frame
+
+
+def _damaged(path: Path, error: Exception) -> BadInput:
+    return BadInput(f"{path} is damaged or truncated: {error}", code="unreadable", hint="Copy the file again.")
 
 
 def frame_wcs_cards(path: Path, header: fits.Header) -> dict[str, Any]:
@@ -147,12 +169,19 @@ def frame_wcs_cards(path: Path, header: fits.Header) -> dict[str, Any]:
     BadInput
         ``no-wcs`` when there is none.
     """
+    return _celestial(path, header)[0]
+
+
+def _celestial(path: Path, header: fits.Header) -> tuple[dict[str, Any], WCS]:
     cards = {key: header[key] for key in header if _WCS_CARD.match(key)}
-    if not {"CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2"} <= cards.keys() or not wcs_from_cards(cards).has_celestial:
+    wcs = None
+    if {"CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2"} <= cards.keys():
+        wcs = wcs_from_cards(cards)
+    if wcs is None or not wcs.has_celestial:
         raise BadInput(
             f"{path} has no celestial WCS", code="no-wcs", hint=f"Solve it first: `starloom solve {path}`."
         )
-    return cards
+    return cards, wcs
 
 
 def _band(name: Any) -> str:
@@ -183,7 +212,7 @@ def read_input(path: Path | str) -> InputFrame:
         and the remedy.
     """
     from starloom.calibration.mosaic import mosaic_layout
-    from starloom.coadd.measure import measure_frame
+    from starloom.coadd.sample import take_sample
     from starloom.frames import normalise
 
     path = Path(path)
@@ -195,23 +224,26 @@ def read_input(path: Path | str) -> InputFrame:
                 code="colour-mosaic",
                 hint="A hub stacks its planes; here, write them with starloom.calibration.planes.plane_frame.",
             )
-        cards = frame_wcs_cards(path, header)
-        scale = pixel_scale_arcsec(wcs_from_cards(cards), frame.shape)
-        saturation = _first(header, "SATURATE", "SATLEVEL")
-        measured = measure_frame(frame, saturation_adu=None if saturation is None else float(saturation))
+        cards, wcs = _celestial(path, header)
+        saturation, gain = _first(header, "SATURATE", "SATLEVEL"), normalise(header).value("gain_e_per_adu")
+        sample = take_sample(
+            frame, saturation_adu=None if saturation is None else float(saturation), gain_e_per_adu=gain
+        )
     zero_point, zero_point_err = _first(header, "MAGZPT"), _first(header, "MAGZERR")
-    return InputFrame(
+    item = InputFrame(
         id=path.name,
         path=path,
         band=_band(_first(header, "BAND", "FILTER", "FILTER1")),
         node=str(_first(header, "TELID", "TELESCOP") or "unknown"),
         exposure_s=float(_first(header, "EXPTIME", "EXPOSURE") or 0.0),
-        sky_sigma_adu=measured.sigma_adu,
-        fwhm_arcsec=measured.fwhm_px * scale,
-        saturation_adu=measured.saturation_adu,
-        gain_e_per_adu=normalise(header).value("gain_e_per_adu"),
+        sky_sigma_adu=sample.sigma_adu,
+        fwhm_arcsec=sample.fwhm_px * pixel_scale_arcsec(wcs, sample.shape),
+        saturation_adu=sample.saturation_adu,
+        gain_e_per_adu=gain,
         zero_point_mag=None if zero_point is None else float(zero_point),
         zero_point_err=None if zero_point_err is None else float(zero_point_err),
         wcs_cards=cards,
         provenance={"start": str(_first(header, "DATE-BEG", "DATE-OBS") or "")},
     )
+    item._sample = sample
+    return item

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from starloom.calibration.sky_noise import mesh_of
+from starloom.coadd.inputs import OpenFrame
 
 #: Cells a side. Weights that follow single pixels would make a star's profile depend on where it fell.
 CELLS = 16
@@ -14,6 +15,7 @@ CELLS = 16
 _LEAST_RANGE = 0.02
 #: Variance measured in cells has errors; no cell counts for more than this times the frame's typical one.
 _MOST = 4.0
+_ROWS_A_CELL = 16
 
 Mesh = tuple[tuple[float, ...], ...]
 
@@ -45,6 +47,16 @@ def relative_weights(variance: NDArray[np.float32] | None) -> Mesh | None:
     if np.ptp(weights) < _LEAST_RANGE:
         return None
     return tuple(tuple(round(float(value), 4) for value in row) for row in weights)
+
+
+def sampled_weights(frame: OpenFrame) -> Mesh | None:
+    """Return the `relative_weights` of a frame from a few rows of its ``VAR`` in each row of cells."""
+    ny, _ = frame.shape
+    if ny <= CELLS * _ROWS_A_CELL:
+        return relative_weights(frame.variance())
+    tops = ((np.arange(CELLS) + 0.5) / CELLS * ny).astype(int) - _ROWS_A_CELL // 2
+    rows = [frame.variance(int(top), int(top) + _ROWS_A_CELL) for top in tops]
+    return relative_weights(np.concatenate([r for r in rows if r is not None]) if rows[0] is not None else None)
 
 
 def _median(cell: NDArray[np.float32]) -> float:

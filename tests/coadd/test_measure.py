@@ -7,8 +7,6 @@ import pytest
 from astropy.io import fits
 
 from starloom.coadd import make_plan, read_input
-from starloom.coadd.inputs import open_frame
-from starloom.coadd.measure import measure_frame
 from starloom.errors import BadInput
 from starloom.sky import Sky, Telescope
 from starloom.sky.render import render
@@ -23,9 +21,9 @@ def moffat_sky(n: int = 90, seed: int = 2) -> Sky:
     return Sky(ra, dec, mag, np.ones(ra.size, bool), (120.0, 5.0), 0.2, "V")
 
 
-def write(path, telescope, *, transparency, seed):
+def write(path, telescope, *, transparency, seed, sky=None):
     frame = render(
-        telescope, moffat_sky(), (120.0, 5.0), seed=seed, start=datetime(2026, 1, 1, tzinfo=UTC),
+        telescope, sky or moffat_sky(), (120.0, 5.0), seed=seed, start=datetime(2026, 1, 1, tzinfo=UTC),
         transparency=transparency,
     )  # fmt: skip
     header = fits.Header(frame.truth.wcs) + fits.Header({"BAND": "V", "EXPTIME": 60.0})
@@ -65,8 +63,9 @@ def test_without_a_saturation_level_every_star_counts(field, tmp_path):
     (a,), (b,) = make_plan(known), make_plan(unknown)
     assert [f.n_common_stars for f in b.frames] == [f.n_common_stars for f in a.frames]
     np.testing.assert_allclose([f.scale for f in b.frames], [f.scale for f in a.frames])
-    with open_frame(paths[0]) as frame:
-        assert measure_frame(frame).saturation_adu is None
+    with fits.open(paths[0], mode="update") as hdus:
+        del hdus[0].header["SATURATE"]
+    assert read_input(paths[0]).saturation_adu is None
 
 
 def test_saturated_stars_do_not_tie_the_scale(field, tmp_path):
@@ -98,3 +97,24 @@ def test_a_colour_mosaic_is_refused(tmp_path):
     with pytest.raises(BadInput, match=r"mosaic\.fits is a colour mosaic") as refused:
         read_input(tmp_path / "mosaic.fits")
     assert refused.value.code == "colour-mosaic"
+
+
+def test_scales_of_unlike_pixels_hold_in_a_crowded_sky(tmp_path):
+    """A bound for crowding; the shift that unlike apertures make shows with more frames (tests/acceptance)."""
+    rng = np.random.default_rng(7)
+    sky, n = moffat_sky(), 6000
+    ra, dec = 120 + rng.uniform(-0.15, 0.15, n), 5 + rng.uniform(-0.15, 0.15, n)
+    mag = 17.5 - rng.exponential(0.8, n).clip(0, 3.5)
+    crowded = Sky(
+        np.append(sky.ra_deg, ra), np.append(sky.dec_deg, dec), np.append(sky.mag, mag), np.ones(n + 100, bool),
+        (120.0, 5.0), 0.2, "V",
+    )  # fmt: skip
+    fine = Telescope("A", 1.5, 500, 500, fwhm_px=(3.0, 3.0), cosmic_rays=0, sky_adu=200)
+    coarse = Telescope("B", 3.0, 260, 260, fwhm_px=(2.6, 2.6), cosmic_rays=0, sky_adu=800)
+    truth = [
+        write(tmp_path / "a.fits", fine, transparency=1.0, seed=1, sky=crowded),
+        write(tmp_path / "b.fits", coarse, transparency=0.8, seed=2, sky=crowded),
+    ]
+    (plan,) = make_plan([read_input(tmp_path / f"{name}.fits") for name in "ab"])
+    product = np.array([f.scale for f in plan.frames]) * truth
+    assert product[1] / product[0] == pytest.approx(1, abs=0.01)

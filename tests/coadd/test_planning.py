@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.wcs import WCS
 
-from starloom.coadd import StackOptions, make_plan, read_input, stack_files
-from starloom.coadd.combine import FrameNoise
+from starloom.coadd import StackOptions, StackPlan, make_plan, read_input, stack_files
+from starloom.coadd.match import sky_basis
 from starloom.errors import BadInput
 
 
@@ -81,8 +83,7 @@ def test_gain_in_the_header_is_the_photon_noise_of_the_clip(field, tmp_path):
     item = read_input(path)
     assert item.gain_e_per_adu == pytest.approx(1.7)
     (plan,) = make_plan([item])
-    noise = FrameNoise.of(plan, plan.frames[0])
-    assert noise.gain == pytest.approx(1.7 / plan.frames[0].scale)
+    assert plan.frames[0].input.gain_e_per_adu == item.gain_e_per_adu
 
 
 @pytest.mark.parametrize(
@@ -125,3 +126,122 @@ def test_extension_with_the_image_and_split_keywords(field, tmp_path):
     assert product.n_used == 2
     stars = field.fluxes(out)
     assert abs(float((stars.flux / stars.truth).mean()) - 1) < 0.01
+
+
+@pytest.mark.parametrize("weights", ["surface", "point"])
+def test_weights_follow_noise_and_seeing(field, tmp_path, weights):
+    paths = [
+        field.frame(tmp_path / f"{n}.fits", seed=n, fwhm=fwhm, noise=noise)
+        for n, (fwhm, noise) in enumerate([(3.0, 8.0), (3.0, 16.0), (4.5, 8.0)])
+    ]
+    (plan,) = make_plan([read_input(p) for p in paths], StackOptions(weights=weights))
+    weight = np.array([f.weight for f in plan.frames])
+    seeing = np.array([f.fwhm_px for f in plan.frames])
+    assert seeing[2] / seeing[0] == pytest.approx(1.5, rel=0.03)
+    expected = np.array([1, 0.25, 1]) * (1 if weights == "surface" else (seeing[0] / seeing) ** 2)
+    np.testing.assert_allclose(weight / weight[0], expected, rtol=0.06)
+
+
+def test_coarse_output_is_resampled_by_area_and_nodes_are_checked(field, tmp_path):
+    paths = [field.frame(tmp_path / f"{n}.fits", seed=n, sip=2e-6) for n in range(2)]
+    (fine,) = make_plan([read_input(p) for p in paths])
+    (coarse,) = make_plan([read_input(p) for p in paths], StackOptions(scale_arcsec=2.6))
+    assert {f.kernel for f in fine.frames} == {"lanczos3"}
+    assert {f.kernel for f in coarse.frames} == {"area"}
+    assert coarse.frames[0].sigma < fine.frames[0].sigma * 2.6 / 1.2
+    assert all(0 < f.node_error_px < 0.01 for f in fine.frames)
+
+
+def test_plan_is_the_same_for_any_number_of_threads_and_from_bare_metadata(field, tmp_path):
+    paths = [field.frame(tmp_path / f"{n}.fits", seed=n, dra=9.0 * n) for n in range(3)]
+    items = [read_input(p) for p in paths]
+    (one,) = make_plan(items)
+    (two,) = make_plan([item.bare() for item in items], StackOptions(threads=2))
+    assert one.digest() == two.digest()
+    assert StackPlan.model_validate_json(one.model_dump_json()).digest() == one.digest()
+    assert one.frames[0].input.sample is None
+
+
+def test_measurements_of_the_archive_stand(field, tmp_path):
+    items = [read_input(field.frame(tmp_path / f"{n}.fits", seed=n)) for n in range(2)]
+    known = items[0].model_copy(update={"sky_sigma_adu": 11.0, "fwhm_arcsec": 3.3})
+    (plan,) = make_plan([known, items[1]], StackOptions(scale_arcsec=1.0))
+    assert plan.frames[0].input.sky_sigma_adu == 11.0
+    assert plan.frames[0].fwhm_px == pytest.approx(3.3)
+
+
+def test_unmatched_skies_keep_their_levels(field, tmp_path):
+    paths = [field.frame(tmp_path / f"{n}.fits", seed=n, sky=400.0 + 200 * n) for n in range(2)]
+    items = [read_input(p) for p in paths]
+    (plan,) = make_plan(items, StackOptions(match_sky=False, scale_arcsec=1.0))
+    assert all(f.sky == (0.0,) * 6 for f in plan.frames)
+    assert np.median(plan.sky_level) == pytest.approx(500, abs=110)
+    (plan,) = make_plan(items, StackOptions(scale_arcsec=1.0))
+    assert np.median(plan.sky_level) == pytest.approx(500, abs=1)
+    assert plan.frames[1].sky[0] - plan.frames[0].sky[0] == pytest.approx(200, abs=1)
+
+
+def test_clipping_level_is_learnt_from_frames_of_the_same_telescope(field, tmp_path):
+    items = [read_input(field.frame(tmp_path / f"{n}.fits", seed=n)) for n in range(3)]
+    items = [
+        item.bare().model_copy(update={"saturation_adu": level})
+        for item, level in zip(items, (9000.0, 9000.0, None), strict=True)
+    ]
+    (plan,) = make_plan(items)
+    assert plan.frames[2].input.saturation_adu == 9000.0
+
+
+def with_gradient(path, slope_x, slope_y, disc):
+    """Add a sky gradient and a disc (in world coordinates) of a given height."""
+    with fits.open(path, mode="update") as hdus:
+        header, shape = hdus[0].header, hdus[0].data.shape
+        y, x = np.indices(shape)
+        ra, dec = WCS(header).all_pix2world(x, y, 0)
+        v, u = (2 * a / (n - 1) - 1 for a, n in zip((y, x), shape, strict=True))
+        surface = slope_x * u + slope_y * v + 0.3 * slope_x * u * v
+        inside = np.hypot((ra - 150.0) * np.cos(np.radians(20.0)), dec - 20.0) * 3600 < 55
+        hdus[0].data += (surface + disc * inside).astype(np.float32)
+    return path
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_disc_of_a_hundredth_of_the_sky_keeps_its_flux(field, tmp_path, count):
+    """Gradients of a tenth of the sky, another one in every frame, dithers of a quarter of the frame."""
+    rng = np.random.default_rng(count)
+    disc, paths, slopes = 10.0, [], rng.uniform(-100, 100, (count, 2))
+    levels = rng.uniform(900, 1100, count)
+    for n in range(count):
+        path = field.frame(
+            tmp_path / f"{n}.fits", seed=n, sky=levels[n], size=(400, 400), noise=5.0,
+            rot=rng.uniform(-8, 8), dra=rng.uniform(-80, 80), ddec=rng.uniform(-80, 80),
+        )  # fmt: skip
+        paths.append(with_gradient(path, *slopes[n], disc))
+    options = StackOptions(scale_arcsec=1.0, combine="mean")
+    (plan,) = make_plan([read_input(p) for p in paths], options)
+    # What a mean of the frames' skies shows, without noise and stars: each sky as it was made, less its terms.
+    ny, nx = plan.shape
+    grid_y, grid_x = np.mgrid[0:ny:4, 0:nx:4]
+    ra, dec = WCS({k: v for k, v in plan.grid.items() if not k.startswith("NAXIS")}).all_pix2world(
+        grid_x, grid_y, 0
+    )
+    radius = np.hypot((ra - 150.0) * np.cos(np.radians(20.0)), dec - 20.0) * 3600
+    total, weight = np.zeros(radius.shape), np.zeros(radius.shape)
+    basis = sky_basis(2 * grid_x / (nx - 1) - 1, 2 * grid_y / (ny - 1) - 1)
+    for frame, slope, level in zip(plan.frames, slopes, levels, strict=True):
+        x, y = WCS(fits.getheader(frame.input.path)).all_world2pix(ra, dec, 0)
+        u, v = 2 * x / 399 - 1, 2 * y / 399 - 1
+        sky = slope[0] * u + slope[1] * v + 0.3 * slope[0] * u * v + level + disc * (radius < 55)
+        inside = (np.abs(u) < 1) & (np.abs(v) < 1)
+        total += inside * (sky * frame.scale - np.tensordot(frame.sky, basis, 1)) * frame.weight
+        weight += inside * frame.weight
+    full = weight > 0.99 * sum(f.weight for f in plan.frames)
+    image = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
+    here, around = (radius < 50) & full, (radius > 60) & (radius < 100) & full
+    design = np.concatenate([basis, (radius < 55)[None]])
+    use = here | around
+    fitted = np.linalg.lstsq(design[:, use].T, image[use], rcond=None)[0]
+    assert fitted[-1] == pytest.approx(disc, rel=0.02)
+    # And where a frame ends the stack hardly steps: what the frames' skies still differ by is far below the disc.
+    seen = weight > 0
+    smooth = np.linalg.lstsq(design[:, seen].T, image[seen], rcond=None)[0]
+    assert np.std(image[seen] - design[:, seen].T @ smooth) < 0.1 * disc
