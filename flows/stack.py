@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.futures import as_completed, wait
 from prefect.runtime import flow_run
 from prefect.states import Completed
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from starloom.archive.claims import AlreadyClaimed, LeaseLost
 from starloom.coadd.step import PlanRef, StackRef, claimed
@@ -37,7 +38,7 @@ def stack_mission(mission_id: str, event_id: int) -> StackRef | State[None]:
                     name="Unchanged", message="The same frames and parameters as the newest revision."
                 )
             progress.at(10)
-            co_add(plans, progress)
+            co_add.with_options(task_runner=tile_runner())(plans)
             stack = publish(claim, plans)
             progress.at(100)
             return stack
@@ -48,12 +49,28 @@ def stack_mission(mission_id: str, event_id: int) -> StackRef | State[None]:
         return Completed(name="LeaseLost", message=f"{lost.message}; nothing was published by this run")
 
 
-def co_add(plans: list[PlanRef], progress: Progress) -> None:
+@flow(name="co-add", flow_run_name="co-add", persist_result=False)
+def co_add(plans: list[PlanRef]) -> None:
     """Make all tiles, and return when the last task has ended: the working folder goes with the claim."""
+    progress = Progress("co-add-progress", "Tiles of the stack")
     futures = list(stack_tiles.map([batch for plan in plans for batch in plan.batches()]))
     try:
         for done, future in enumerate(as_completed(futures), start=1):
             future.result()
-            progress.at(10 + 80 * done / len(futures))
+            progress.at(100 * done / len(futures))
     finally:
         wait(futures)
+
+
+def tile_runner() -> TaskRunner[Any]:
+    """Return who makes tiles: threads of this process, or the workers of a Dask cluster.
+
+    Dask gives the work of a worker that died to the others; tiles that are on disk are not made again.
+    """
+    settings = current_hub().settings
+    if settings.dask_scheduler is None:
+        return ThreadPoolTaskRunner(max_workers=settings.stack_threads)
+    from prefect_dask import DaskTaskRunner
+
+    runner: TaskRunner[Any] = DaskTaskRunner(address=settings.dask_scheduler)
+    return runner

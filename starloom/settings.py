@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     #: (one an instrument and outcome in an hour of its night), or none.
     quicklook: Literal["all", "failed", "sample", "none"] = "sample"
     stack_threads: int = Field(default_factory=lambda: os.cpu_count() or 1)
+    #: What the tiles of a stack may take of a process's memory, bytes; half of what is free where it is not said.
+    stack_memory_bytes: int | None = Field(default=None, gt=0)
+    #: Address of a Dask scheduler whose workers make the tiles (they need ``home`` on a shared file system);
+    #: without one, threads of the run's own process do.
+    dask_scheduler: str | None = None
 
     #: Imported star catalogues (``starloom refcat import``); the home's ``refcat`` by default.
     refcat_dir: Path = Path()

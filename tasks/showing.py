@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -53,11 +55,17 @@ class Progress:
 
     def __init__(self, key: str, description: str) -> None:
         self._id: UUID | None = None
+        self._description, self._start = description, time.monotonic()
         with decoration(f"progress {key}"):
             self._id = create_progress_artifact(progress=0.0, key=key, description=description)  # type: ignore[assignment]
 
     def at(self, percent: float) -> None:
-        """Show how far the run has come, per cent."""
-        if self._id is not None:
-            with decoration("progress"):
-                update_progress_artifact(artifact_id=self._id, progress=percent)
+        """Show how far the run has come, per cent, and how long the rest takes if it goes on as it did."""
+        if self._id is None:
+            return
+        words = self._description
+        if 0 < percent < 100:
+            left = (time.monotonic() - self._start) * (100 - percent) / percent
+            words += f": about {timedelta(seconds=round(left))} left"
+        with decoration("progress"):
+            update_progress_artifact(artifact_id=self._id, progress=percent, description=words)

@@ -18,8 +18,8 @@ def bind_and_plan(claim: step.ClaimRef) -> list[step.PlanRef]:
 
 @task(**retrying(STACK_S), task_run_name="tiles {batch.name}")
 def stack_tiles(batch: step.TileBatch) -> step.TileBatch:
-    """Co-add a batch of tiles. A tile already on disk is not made again."""
-    step.stack_tiles(current_hub(), batch)
+    """Carry out a work unit, here or on a Dask worker. A tile already on disk is not made again."""
+    step.stack_tiles(batch)
     return batch
 
 

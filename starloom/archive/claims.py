@@ -82,6 +82,7 @@ class NewProduct:
     bytes: int
     preview_key: str | None
     summary: dict[str, Any]
+    track: str = "sidereal"
 
 
 @dataclass(frozen=True)

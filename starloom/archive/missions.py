@@ -69,6 +69,7 @@ def create_mission(
     title: str = "",
     ra_deg: float | None = None,
     dec_deg: float | None = None,
+    ephemeris: dict[str, Any] | None = None,
     parameters: dict[str, Any] | None = None,
     licence: str | None = None,
     credit: str | None = None,
@@ -104,6 +105,7 @@ def create_mission(
         title=title,
         ra_deg=ra_deg,
         dec_deg=dec_deg,
+        ephemeris=ephemeris,
         parameters=parameters or {},
         licence=licence,
         credit=credit,
@@ -232,7 +234,7 @@ def describe(session: Session, mission_id: str) -> dict[str, Any]:
         select(Product, Revision.n)
         .join(Revision, col(Revision.id) == Product.revision_id)
         .where(Revision.mission_id == mission_id, Revision.status == "published")
-        .order_by(col(Revision.n), col(Product.band), col(Product.pointing))
+        .order_by(col(Revision.n), col(Product.band), col(Product.pointing), col(Product.track).desc())
     ).all()
     events = session.exec(
         select(StatusEvent).where(StatusEvent.mission_id == mission_id, StatusEvent.state == "open")

@@ -17,6 +17,7 @@ STEP_STATES = ("pending", "ok", "failed")
 MASTER_KINDS = ("bias", "dark", "flat", "defects")
 DISPOSITIONS = ("active", "duplicate", "quarantined", "withdrawn")
 REVISION_STATES = ("claimed", "bound", "published", "unchanged", "failed", "expired")
+TRACKS = ("sidereal", "moving")
 EVENT_STATES = ("open", "claimed", "superseded")
 
 
@@ -443,15 +444,19 @@ class RevisionInput(SQLModel, table=True):
 
 
 class Product(SQLModel, table=True):
-    """One co-add of one band and pointing group."""
+    """One co-add of one band and pointing group, on the stars or on a target that moves."""
 
     __tablename__ = "product"
-    __table_args__ = (UniqueConstraint("revision_id", "band", "pointing"),)
+    __table_args__ = (
+        UniqueConstraint("revision_id", "band", "pointing", "track"),
+        one_of("product", "track", TRACKS),
+    )
 
     id: int | None = Field(default=None, primary_key=True)
     revision_id: int = Field(foreign_key="revision.id", index=True)
     band: str = text(128)
     pointing: int
+    track: str = text(16, default="sidereal")
     sci_key: str = text(512)
     sci_version: str | None = text(128, default=None)
     sha256: str = text(64)

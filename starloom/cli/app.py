@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from starloom import __version__
-from starloom.cli import demo, frame_rows, hub, masters, missions, nodes, quicklook, refcat, science, telescope
+from starloom.cli import (
+    demo,
+    frame_rows,
+    hub,
+    masters,
+    missions,
+    nodes,
+    quicklook,
+    refcat,
+    science,
+    stacking,
+    telescope,
+)
 
 app = typer.Typer(
     name="starloom",
@@ -35,7 +47,10 @@ app.command("explain-header", rich_help_panel=FILES)(science.explain_header)
 app.command("solve", rich_help_panel=FILES)(science.solve)
 app.command("blind-index", rich_help_panel=FILES)(science.blind_index)
 app.command("quicklook", rich_help_panel=FILES)(quicklook.quicklook)
-app.command("stack", rich_help_panel=FILES)(science.stack)
+app.command("stack", rich_help_panel=FILES)(stacking.stack)
+app.command("stack-plan", rich_help_panel=FILES)(stacking.stack_plan)
+app.command("stack-tile", rich_help_panel=FILES)(stacking.stack_tile)
+app.command("stack-assemble", rich_help_panel=FILES)(stacking.stack_assemble)
 
 
 def _version(wanted: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from starloom.cli.opening import open_archive, open_hub, open_settings, tell_nodes
 from starloom.cli.output import JsonOption, emit_json, emit_rows, say
+from starloom.cli.stacking import Combine, Kernel, Weights
 from starloom.errors import BadInput, StarloomError
 
 if TYPE_CHECKING:
@@ -23,20 +23,18 @@ COLUMNS = ["id", "title", "status", "ra_deg", "dec_deg", "status_changed_at", "f
 MissionId = Annotated[str, typer.Argument(help="Mission id (ObsReq).")]
 
 
-class Kernel(StrEnum):
-    """Resampling kernels."""
-
-    bilinear = "bilinear"
-    lanczos3 = "lanczos3"
-
-
 @app.command()
 def create(
     mission: MissionId,
     ra: Annotated[float | None, typer.Option(help="Target right ascension, deg ICRS.")] = None,
     dec: Annotated[float | None, typer.Option(help="Target declination, deg ICRS.")] = None,
+    ephemeris: Annotated[
+        Path | None, typer.Option(help="CSV of a target that moves: utc, ra_deg, dec_deg; adds a moving product.")
+    ] = None,
     title: Annotated[str, typer.Option(help="For people.")] = "",
     kernel: Annotated[Kernel | None, typer.Option(help="Resampling kernel of its stacks.")] = None,
+    combine: Annotated[Combine | None, typer.Option(help="How its frames are combined.")] = None,
+    weights: Annotated[Weights | None, typer.Option(help="Weights for surfaces, or for point sources.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of its products.")] = None,
     credit: Annotated[str | None, typer.Option(help="Who is to be credited.")] = None,
     json: JsonOption = False,
@@ -49,7 +47,13 @@ def create(
 
     if (ra is None) != (dec is None):
         raise typer.BadParameter("give both --ra and --dec, or neither")
-    parameters: dict[str, Any] = {"kernel": kernel.value} if kernel else {}
+    path_of_target = None
+    if ephemeris is not None:
+        from starloom.coadd.moving import Ephemeris  # loads scipy, which few commands need
+
+        path_of_target = Ephemeris.read(ephemeris).model_dump(mode="json")
+    chosen = {"kernel": kernel, "combine": combine, "weights": weights}
+    parameters: dict[str, Any] = {name: word.value for name, word in chosen.items() if word is not None}
     with open_archive(create=True).transaction() as session:
         made = missions.create_mission(
             session,
@@ -57,6 +61,7 @@ def create(
             title=title,
             ra_deg=ra,
             dec_deg=dec,
+            ephemeris=path_of_target,
             parameters=parameters,
             licence=licence,
             credit=credit,
@@ -102,7 +107,7 @@ def show(mission: MissionId, json: JsonOption = False) -> None:
     columns = ["n", "epoch", "status", "claimed_at", "published_at", "reason"]
     emit_rows(revisions, columns, as_json=False, title="Revisions")
     products = [{**row, **_pick(row["summary"])} for row in detail["products"]]
-    columns = ["n", "band", "pointing", "used", "exposure_s", "sci_key"]
+    columns = ["n", "band", "pointing", "track", "used", "exposure_s", "sci_key"]
     emit_rows(products, columns, as_json=False, title="Products", whole=["sci_key"])
     if detail["stale_because"]:
         say(f"The stack is stale: {detail['stale_because']}.")

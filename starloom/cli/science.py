@@ -1,29 +1,13 @@
-"""Commands that need no service at all: explain-header, solve, stack."""
+"""Commands that need no service at all: explain-header, solve, blind-index."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from starloom.cli.output import JsonOption, console, emit_json, emit_rows, named, progress, say, say_error
-
-
-class Kernel(StrEnum):
-    """Resampling kernels."""
-
-    bilinear = "bilinear"
-    lanczos3 = "lanczos3"
-
-
-class Combine(StrEnum):
-    """Ways to combine resampled frames."""
-
-    clipped = "clipped"
-    median = "median"
-    mean = "mean"
+from starloom.cli.output import JsonOption, console, emit_json, emit_rows, named, say, say_error
 
 
 def explain_header(file: Annotated[Path, typer.Argument(help="FITS file.")], json: JsonOption = False) -> None:
@@ -105,51 +89,3 @@ def blind_index(
         emit_json({"path": str(path), "patterns": patterns})
     else:
         say(f"{patterns} patterns in {path}")
-
-
-def stack(
-    files: Annotated[list[Path], typer.Argument(help="FITS files with a WCS.")],
-    out: Annotated[Path, typer.Option(help="Output FITS; several bands or pointings add _BAND_pN.")],
-    target: Annotated[Path | None, typer.Option(help="FITS or text header whose grid to use.")] = None,
-    kernel: Annotated[Kernel, typer.Option(help="Resampling kernel.")] = Kernel.bilinear,
-    combine: Annotated[Combine, typer.Option(help="How to combine.")] = Combine.clipped,
-    scale: Annotated[
-        float | None, typer.Option(min=1e-3, help="Output pixel, arcsec; by default from the seeing.")
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads; the result does not depend on it.")] = 1,
-    json: JsonOption = False,
-) -> None:
-    """Co-add files that have a WCS; needs no service and no Prefect.
-
-    Example: starloom stack solved/*.fits --out M31.fits --kernel lanczos3
-    """
-    from rich.progress import Progress
-
-    from starloom.coadd.plan import StackOptions
-    from starloom.coadd.stack import stack_files
-    from starloom.frames import read_header
-
-    for path in files:
-        read_header(path)  # what is no frame is refused in the words of `submit`, before any pixel is read
-    options = StackOptions(
-        kernel=kernel.value, combine=combine.value, scale_arcsec=scale, target=target, threads=threads
-    )
-    with Progress(console=progress, transient=True, disable=not progress.is_terminal) as bar:
-        jobs = {name: bar.add_task(name, total=None) for name in ("read", "tiles", "write")}
-        report = stack_files(
-            files,
-            out,
-            options,
-            progress=lambda stage, done, total: bar.update(jobs[stage], completed=done, total=total),
-        )
-    if json:
-        emit_json(report)
-        return
-    for product in report.products:
-        say(f"{product.path}  band {product.band}, pointing {product.pointing}")
-        emit_rows(
-            [frame.model_dump() for frame in product.frames],
-            ["id", "scale", "weight", "rejected_fraction", "reason"],
-            as_json=False,
-            title="Frames",
-        )

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from starloom.coadd.engine import Engine
 from starloom.coadd.inputs import InputFrame, read_input
-from starloom.coadd.plan import StackOptions, StackPlan
+from starloom.coadd.moving import Ephemeris, following
+from starloom.coadd.plan import StackOptions, StackPlan, Tile
 from starloom.coadd.planning import make_plan
-from starloom.coadd.product import ProductInfo, assemble
-from starloom.coadd.tiles import run_tiles
-from starloom.disk import is_full
-from starloom.errors import BadInput, StarloomError
-
-Progress = Callable[[str, int, int], None]
-"""Called as ``progress(stage, done, total)``; stages are ``read``, ``tiles`` and ``write``."""
-
-# SCI, WEIGHT and REJECTED as float32 and COVERAGE as int16, once as tiles and once as the product.
-_BYTES_PER_PIXEL = 2 * 14
+from starloom.coadd.product import ProductFile, ProductInfo
+from starloom.coadd.stages import Progress, prepared
+from starloom.errors import BadInput
 
 
 class StackReport(BaseModel):
@@ -33,12 +26,13 @@ class StackReport(BaseModel):
 
 
 def product_path(out: Path, plan: StackPlan, plans: Sequence[StackPlan]) -> Path:
-    """Return ``out`` for a single product, else ``OUT_{band}_p{n}.fits`` beside it."""
-    if len(plans) == 1:
-        return out
+    """Return ``out`` for a single product, else ``OUT_{band}_p{n}.fits`` beside it; ``_moving`` is added."""
+    still = [other for other in plans if other.track is None]
     band = "".join(c if c.isalnum() or c in "-+" else "-" for c in plan.band)
-    suffix = out.suffix or ".fits"
-    return out.with_name(f"{out.stem}_{band}_p{plan.pointing}{suffix}")
+    which = f"_{band}_p{plan.pointing}" if len(still) > 1 else ""
+    if plan.track is not None:
+        which += "_moving"
+    return out.with_name(f"{out.stem}{which}{out.suffix or '.fits'}") if which else out
 
 
 def stack_files(
@@ -47,6 +41,7 @@ def stack_files(
     options: StackOptions | None = None,
     *,
     target_radec: tuple[float, float] | None = None,
+    ephemeris: Ephemeris | None = None,
     progress: Progress | None = None,
 ) -> StackReport:
     """Stack solved frames into one product per band and pointing.
@@ -61,36 +56,44 @@ def stack_files(
         See `StackOptions`.
     target_radec
         The mission's target (deg, ICRS); frames that point elsewhere get weight 0.
+    ephemeris
+        Of a target that moves: each product is made a second time, with the frames laid on the target.
     progress
         See `Progress`.
 
     Raises
     ------
     BadInput
-        ``no-input``, ``nothing-to-stack``, ``grid-too-large``, or what `read_input` raises.
+        ``no-input``, ``nothing-to-stack``, ``grid-too-large``, ``memory-too-small``, or what `read_input` raises.
     StarloomError
         ``disk-full``, retryable once there is space.
     """
-    options = options or StackOptions()
     out = Path(out)
+    if paths and not out.parent.is_dir():
+        raise BadInput(f"{out.parent} is not a folder", code="no-such-folder", hint="Create it first.")
+    plans = plan_files(paths, options, target_radec=target_radec, ephemeris=ephemeris, progress=progress)
+    return StackReport(products=tuple(_produce(plan, product_path(out, plan, plans), progress) for plan in plans))
+
+
+def plan_files(
+    paths: Sequence[Path | str],
+    options: StackOptions | None = None,
+    *,
+    target_radec: tuple[float, float] | None = None,
+    ephemeris: Ephemeris | None = None,
+    progress: Progress | None = None,
+) -> list[StackPlan]:
+    """Plan the co-adds of solved files; arguments and errors as in `stack_files`."""
     if not paths:
         raise BadInput("no files to stack", code="no-input", hint="Name at least one solved FITS file.")
-    if not out.parent.is_dir():
-        raise BadInput(f"{out.parent} is not a folder", code="no-such-folder", hint="Create it first.")
     inputs: list[InputFrame] = []
     for n, path in enumerate(paths, 1):
         inputs.append(read_input(path))
         if progress:
             progress("read", n, len(paths))
-    plans = make_plan(_unique_ids(inputs), options, target_radec=target_radec)
-    try:
-        return StackReport(
-            products=tuple(_produce(plan, product_path(out, plan, plans), progress) for plan in plans)
-        )
-    except OSError as error:
-        if is_full(error):
-            raise _disk_full(out, str(error)) from error
-        raise
+    plans = make_plan(_unique_ids(inputs), options or StackOptions(), target_radec=target_radec)
+    plans = [prepared(plan, progress) for plan in plans]
+    return plans if ephemeris is None else plans + [following(plan, ephemeris) for plan in plans]
 
 
 def _unique_ids(inputs: Sequence[InputFrame]) -> list[InputFrame]:
@@ -100,30 +103,19 @@ def _unique_ids(inputs: Sequence[InputFrame]) -> list[InputFrame]:
     return [frame.model_copy(update={"id": f"{n:04d}:{frame.id}"}) for n, frame in enumerate(inputs, 1)]
 
 
-def _disk_full(out: Path, detail: str) -> StarloomError:
-    return StarloomError(
-        f"no space for {out}: {detail}",
-        code="disk-full",
-        hint="Free some space, or choose a coarser --scale or another folder for --out.",
-        retryable=True,
-    )
-
-
 def _produce(plan: StackPlan, out: Path, progress: Progress | None) -> ProductInfo:
-    ny, nx = plan.shape
-    need, free = ny * nx * _BYTES_PER_PIXEL, shutil.disk_usage(out.parent).free
-    if need > free:
-        raise _disk_full(out, f"{need / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free")
-    # Beside the product, not in /tmp: the tiles of a large mosaic do not fit into a memory file system.
-    with tempfile.TemporaryDirectory(prefix=f".{out.stem}-", dir=out.parent) as folder:
-        workdir = Path(folder)
+    with Engine(plan) as engine, ProductFile(plan, out) as product:
+        tiles = engine.tiles
+        done = 0
 
-        def tiles_done(done: int, total: int) -> None:
+        def tile_done(_: Tile) -> None:
+            nonlocal done
+            done += 1
             if progress:
-                progress("tiles", done, total)
+                progress("tiles", done, len(tiles))
 
-        run_tiles(plan, workdir, threads=plan.options.threads, progress=tiles_done)
-        info = assemble(plan, workdir, out)
+        engine.run(tiles, product.add, progress=tile_done)
+        info = product.finish()
         if progress:
             progress("write", 1, 1)
         return info

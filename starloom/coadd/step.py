@@ -11,7 +11,7 @@ import hashlib
 import logging
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,13 @@ from starloom.archive.models import Frame, Photometry
 from starloom.calibration.step import header_value
 from starloom.coadd.grid import extent
 from starloom.coadd.inputs import InputFrame
-from starloom.coadd.plan import COADD_VERSION, PinnedGrid, StackOptions, StackPlan
+from starloom.coadd.moving import Ephemeris, following
+from starloom.coadd.plan import COADD_VERSION, PinnedGrid, StackOptions
 from starloom.coadd.planning import make_plan
 from starloom.coadd.preview import write_preview
-from starloom.coadd.product import assemble
-from starloom.coadd.tiles import stack_tile
+from starloom.coadd.product import FrameReport
+from starloom.coadd.stages import prepared
+from starloom.coadd.units import PLAN_NAME, assemble_units, read_plan, run_unit, with_layout, write_units
 from starloom.errors import StarloomError
 from starloom.lake import keys
 from starloom.photometry.bands import is_unmapped
@@ -39,10 +41,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Tiles a task at most: the orchestrator should see dozens of tasks, not thousands.
-TILES_PER_BATCH = 16
-#: Tasks a small plan is cut into, so that a host's cores share it.
-BATCHES = 4
+#: Tasks a plan is cut into at most, whatever its size: the orchestrator should see dozens, not thousands.
+BATCHES = 48
+#: Tiles a task at least, but where a small plan is to be shared by a host's cores.
+TILES_PER_BATCH, LEAST_BATCHES = 8, 4
 
 
 class ClaimRef(BaseModel):
@@ -60,32 +62,31 @@ class ClaimRef(BaseModel):
 
 
 class TileBatch(BaseModel):
-    """Tiles of one plan for one task."""
+    """A work unit of a plan, for one task."""
 
     name: str
-    plan_path: Path
-    tiles: list[int]
+    unit: Path
 
 
 class PlanRef(BaseModel):
-    """A plan on disk, and how many tiles it has."""
+    """A plan on disk, and its work units."""
 
-    path: Path
+    folder: Path
     band: str
     pointing: int
-    n_tiles: int
+    units: list[Path]
 
     def batches(self) -> list[TileBatch]:
-        """Cut the tiles into batches: the orchestrator should see dozens of tasks, not thousands."""
-        size = min(TILES_PER_BATCH, max(1, -(-self.n_tiles // BATCHES)))
+        """Return the work units as tasks take them."""
         return [
-            TileBatch(
-                name=f"{self.band} p{self.pointing} {start + 1}-{min(start + size, self.n_tiles)}",
-                plan_path=self.path,
-                tiles=list(range(start, min(start + size, self.n_tiles))),
-            )
-            for start in range(0, self.n_tiles, size)
+            TileBatch(name=f"{self.band} p{self.pointing} {n} of {len(self.units)}", unit=unit)
+            for n, unit in enumerate(self.units, 1)
         ]
+
+
+def tiles_per_unit(n_tiles: int) -> int:
+    """Return how many tiles a task makes."""
+    return max(-(-n_tiles // BATCHES), min(TILES_PER_BATCH, -(-n_tiles // LEAST_BATCHES)))
 
 
 class StackRef(BaseModel):
@@ -169,10 +170,11 @@ def bind_and_plan(hub: Hub, claim: ClaimRef) -> list[PlanRef]:
     """
     with hub.archive.session() as session:
         mission = missions.get_mission(session, claim.mission_id)
-    options = StackOptions(**mission.parameters, threads=hub.settings.stack_threads)
-    bound = claims.bind(
-        hub.archive, claim.claim(), options.model_dump(mode="json", exclude={"threads"}), COADD_VERSION
+    options = StackOptions(
+        **mission.parameters, threads=hub.settings.stack_threads, memory_bytes=hub.settings.stack_memory_bytes
     )
+    chosen = options.model_dump(mode="json", exclude={"threads", "memory_bytes", "tile_size"})
+    bound = claims.bind(hub.archive, claim.claim(), chosen, COADD_VERSION)
     if not bound:
         raise StarloomError(
             f"mission {claim.mission_id} has no usable frame",
@@ -188,13 +190,15 @@ def bind_and_plan(hub: Hub, claim: ClaimRef) -> list[PlanRef]:
     if mission.ra_deg is not None and mission.dec_deg is not None:
         target = (mission.ra_deg, mission.dec_deg)
     pinned = [PinnedGrid(**entry) for entry in (mission.pinned or {}).get("grids", [])]
-    plans = make_plan(inputs, options, target_radec=target, pinned=pinned)
+    plans = [prepared(plan) for plan in make_plan(inputs, options, target_radec=target, pinned=pinned)]
+    if mission.ephemeris is not None:
+        ephemeris = Ephemeris.model_validate(mission.ephemeris)
+        plans += [following(plan, ephemeris) for plan in plans]
     references = []
     for i, plan in enumerate(plans):
-        path = folder / f"plan{i}" / "plan.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(plan.model_dump_json())
-        references.append(PlanRef(path=path, band=plan.band, pointing=plan.pointing, n_tiles=len(plan.tiles)))
+        cut = with_layout(plan)
+        units = write_units(cut, folder / f"plan{i}", tiles_per_unit(len(cut.tiles)))
+        references.append(PlanRef(folder=folder / f"plan{i}", band=plan.band, pointing=plan.pointing, units=units))
     return references
 
 
@@ -241,27 +245,22 @@ def _fetch(hub: Hub, item: claims.BoundInput, folder: Path) -> InputFrame:
     )
 
 
-def _load(path: Path) -> StackPlan:
-    return StackPlan.model_validate_json(path.read_text())
-
-
-def stack_tiles(hub: Hub, batch: TileBatch) -> None:
-    """Co-add the tiles of a batch into the plan's folder; tiles already there are kept."""
-    plan = _load(batch.plan_path)
-    for index in batch.tiles:
-        stack_tile(plan, plan.tiles[index], batch.plan_path.parent)
+def stack_tiles(batch: TileBatch) -> None:
+    """Carry out a work unit; tiles already there are kept."""
+    run_unit(batch.unit)
 
 
 def publish(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
     """Assemble and upload the products under the claim's epoch; one transaction makes them the revision."""
     products, per_frame = [], []
-    loaded = [_load(reference.path) for reference in plans]
+    reports: list[FrameReport] = []
+    loaded = [read_plan(reference.folder / PLAN_NAME) for reference in plans]
     for reference, plan in zip(plans, loaded, strict=True):
-        out = reference.path.parent / "product.fits"
-        info = assemble(plan, reference.path.parent, out)
+        out = reference.folder / "product.fits"
+        info = assemble_units(reference.folder, out)
         preview = out.with_suffix(".png")
         write_preview(out, preview)
-        place = (claim.mission_id, claim.n, claim.epoch, plan.band, plan.pointing)
+        place = (claim.mission_id, claim.n, claim.epoch, plan.band, plan.pointing, info.track)
         stored = hub.lake.put_file(out, keys.stack(*place))
         hub.lake.put_file(preview, keys.preview(*place))
         with out.open("rb") as stream:
@@ -270,6 +269,7 @@ def publish(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
             claims.NewProduct(
                 band=plan.band,
                 pointing=plan.pointing,
+                track=info.track,
                 sci_key=stored.key,
                 sci_version=stored.version,
                 sha256=digest,
@@ -278,6 +278,8 @@ def publish(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
                 summary=info.model_dump(mode="json", exclude={"path"}) | {"extent": extent(plan.grid, plan.shape)},
             )
         )
+        if plan.track is None:  # where the frames follow a target, they are the same frames again
+            reports += info.frames
         per_frame += [
             claims.FrameOutcome(
                 frame_id=report.id,
@@ -288,10 +290,12 @@ def publish(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
             )
             for report in info.frames
         ]
-    pinned = {"grids": [{"band": p.band, "pointing": p.pointing, "grid": p.grid} for p in loaded]}
+    pinned = {
+        "grids": [{"band": p.band, "pointing": p.pointing, "grid": p.grid} for p in loaded if p.track is None]
+    }
     claims.publish(hub.archive, claim.claim(), products, per_frame, {"products": len(products)}, pinned)
     try:
-        _tell_the_nodes(hub, claim, per_frame)
+        _tell_the_nodes(hub, claim, reports)
     except StarloomError as error:  # the revision is published; tried again, it would find its claim spent
         log.warning("mission=%s r%d: not every receipt was written: %s", claim.mission_id, claim.n, error)
     return StackRef(
@@ -300,7 +304,7 @@ def publish(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
         n=claim.n,
         products=[
             {
-                "name": f"{p.band} p{p.pointing}",
+                "name": f"{p.band} p{p.pointing}" + (" moving" if p.track == "moving" else ""),
                 "sci": p.sci_key,
                 "preview": p.preview_key,
                 "preview_url": hub.lake.presign_get(p.preview_key or "", 7 * 86400),
@@ -311,19 +315,22 @@ def publish(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
     )
 
 
-def _tell_the_nodes(hub: Hub, claim: ClaimRef, per_frame: list[claims.FrameOutcome]) -> None:
-    total = sum(outcome.weight or 0.0 for outcome in per_frame) or 1.0
-    for outcome in per_frame:
+def _tell_the_nodes(hub: Hub, claim: ClaimRef, reports: Sequence[FrameReport]) -> None:
+    total = sum(report.weight for report in reports) or 1.0
+    for report in reports:
         with hub.archive.session() as session:
-            frame: Frame = frames.get(session, outcome.frame_id)
+            frame: Frame = frames.get(session, report.id)
         write_receipt(
             hub,
             frame,
             stack={
                 "mission": claim.mission_id,
                 "revision": claim.n,
-                "weight_share": (outcome.weight or 0.0) / total,
-                "reason": outcome.reason,
-                "rejected_fraction": outcome.rejected_fraction,
+                "weight_share": report.weight / total,
+                "reason": report.reason,
+                "scale": report.scale,
+                "rejected_fraction": report.rejected_fraction,
+                "streaks": report.n_streaks,
+                "registration_rms_px": report.registration_rms_px,
             },
         )

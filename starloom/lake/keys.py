@@ -163,18 +163,19 @@ def quicklook(node: str, start_utc: datetime, frame_id: str, attempt_or_digest: 
     return _join("quicklook", node, _day(start_utc), frame_id, f"{attempt_or_digest}.png")
 
 
-def stack(mission: str, n: int, epoch: int, band: str, pointing: int) -> str:
+def stack(mission: str, n: int, epoch: int, band: str, pointing: int, track: str = "sidereal") -> str:
     """Return where a product of revision ``n``, written by the holder of ``epoch``, lies."""
-    return _product(mission, n, epoch, band, pointing, ".fits")
+    return _product(mission, n, epoch, band, pointing, track, ".fits")
 
 
-def preview(mission: str, n: int, epoch: int, band: str, pointing: int) -> str:
+def preview(mission: str, n: int, epoch: int, band: str, pointing: int, track: str = "sidereal") -> str:
     """Return where a product's preview lies: beside it."""
-    return _product(mission, n, epoch, band, pointing, ".png")
+    return _product(mission, n, epoch, band, pointing, track, ".png")
 
 
-def _product(mission: str, n: int, epoch: int, band: str, pointing: int, suffix: str) -> str:
-    return _join("stacks", mission, f"r{n:d}", f"e{epoch:d}", f"{slug(band)}_p{pointing:d}{suffix}")
+def _product(mission: str, n: int, epoch: int, band: str, pointing: int, track: str, suffix: str) -> str:
+    moving = "" if track == "sidereal" else f"_{slug(track)}"
+    return _join("stacks", mission, f"r{n:d}", f"e{epoch:d}", f"{slug(band)}_p{pointing:d}{moving}{suffix}")
 
 
 def receipt(node: str, name: str) -> str:

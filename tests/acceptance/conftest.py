@@ -21,6 +21,7 @@ from starloom.archive import events, missions
 from starloom.archive.models import Frame, Photometry, RevisionInput, Solution
 from starloom.batches import advance
 from starloom.coadd.plan import StackPlan
+from starloom.coadd.units import PLAN_NAME, read_plan
 from starloom.demo.watching import complete_by_plain_sql
 from starloom.hub import Hub
 from starloom.lake import keys
@@ -99,10 +100,10 @@ class Night:
         wall, cpu = time.monotonic(), time.process_time()
         with coadd_step.claimed(self.hub, mission, event.id, holder="acceptance") as claim:
             references = coadd_step.bind_and_plan(self.hub, claim)
-            plans = [StackPlan.model_validate_json(r.path.read_text()) for r in references]
+            plans = [read_plan(r.folder / PLAN_NAME) for r in references]
             for reference in references:
                 for batch in reference.batches():
-                    coadd_step.stack_tiles(self.hub, batch)
+                    coadd_step.stack_tiles(batch)
             published = coadd_step.publish(self.hub, claim, references)
         self.revisions.append(
             Revision(

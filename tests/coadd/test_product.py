@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from starloom.coadd import StackOptions, make_plan, read_input, stack_files, stack_tile, write_preview
-from starloom.coadd.combine import FrameNoise, combine
-from starloom.coadd.match import sky_basis, sky_terms
+from starloom.coadd import Engine, StackOptions, make_plan, read_input, stack_files, write_preview
+from starloom.coadd.budget import Layout
 from starloom.coadd.warp import noise_factor
 
 
@@ -18,7 +17,10 @@ def test_product_is_clean_fits_with_its_provenance(mixed, tmp_path):
     out = tmp_path / "out.fits"
     stack_files(mixed, out, StackOptions(tile_size=100))
     with fits.open(out, checksum=True) as hdus:
-        assert [h.name for h in hdus[1:]] == ["SCI", "WEIGHT", "COVERAGE", "REJECTED", "PROVENANCE"]
+        names = ["SCI", "WEIGHT", "COVERAGE", "REJECTED", "FLAGS", "PSF", "PROVENANCE"]
+        assert [h.name for h in hdus[1:]] == names
+        assert hdus["PSF"].header["PSFSRC"] == "measured"
+        assert hdus["PSF"].data.sum() == pytest.approx(1, abs=0.02)
         header, table = hdus["SCI"].header, hdus["PROVENANCE"].data
         assert header["NCOMBINE"] == 5
         assert header["EXPTIME"] == 300.0
@@ -55,10 +57,11 @@ def test_memory_is_bounded_by_the_tile_not_by_the_frames(field, tmp_path):
     inputs = [read_input(p) for p in paths]
     peaks = []
     for count in (4, 12):
-        (plan,) = make_plan(inputs[:count], StackOptions(tile_size=64, min_common_stars=1))
+        (plan,) = make_plan(inputs[:count], StackOptions(min_common_stars=1))
         tracemalloc.start()
-        for tile in plan.tiles[len(plan.tiles) // 2 :][:3]:
-            stack_tile(plan, tile, tmp_path / f"w{count}")
+        with Engine(plan, Layout(64, 1, 256, 0)) as engine:
+            for tile in engine.tiles[len(engine.tiles) // 2 :][:3]:
+                engine.make(tile)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.6 * peaks[0]
@@ -69,26 +72,24 @@ def test_noise_factors_match_simulation():
     assert noise_factor("lanczos3", 1.0) == pytest.approx(0.895, abs=0.01)
 
 
-def test_clip_works_from_two_frames_and_keeps_lone_pixels():
-    rng = np.random.default_rng(5)
-    planes = [rng.normal(0, 1, (64, 64)).astype(np.float32) for _ in range(2)]
-    planes[0][20:24, 20:24] += 40
-    planes[1][:, 50:] = np.nan
-    noises = [FrameNoise(1.0, 1.0, 3.0)] * 2
-    result = combine(planes, noises, StackOptions(), (64, 64))
-    assert result.masks[0][20:24, 20:24].all()
-    assert not result.masks[1][:40, :40].any()
-    assert (result.coverage[:, 50:] == 1).all()
-    assert np.isfinite(result.sci).all()
-    assert result.masks[0].mean() < 0.06
-
-
-def test_sky_terms_keep_what_is_common():
-    rng = np.random.default_rng(1)
-    u, v = (a.ravel() for a in np.meshgrid(np.linspace(-1, 1, 20), np.linspace(-1, 1, 20)))
-    nebula = 300 * np.exp(-4 * (u**2 + v**2))
-    truth = rng.normal(0, 50, (4, 6))
-    truth -= truth.mean(axis=0)
-    samples = nebula + truth @ sky_basis(u, v)
-    samples[0, u > 0.5] = np.nan
-    np.testing.assert_allclose(sky_terms(samples, u, v), truth, atol=1e-3)
+@pytest.mark.parametrize("weights", ["surface", "point"])
+def test_weight_is_the_inverse_variance_whatever_the_weights(make_sky, tmp_path, weights):
+    sky = make_sky()
+    sky.flux[:] = 1.0
+    sky.flux[::9] = 3e4
+    seeing = [2.5, 5.0, 5.0, 2.5]
+    paths = [
+        sky.frame(tmp_path / f"{n}.fits", seed=n, noise=6 + 2 * n, fwhm=f, rot=7.0 * n)
+        for n, f in enumerate(seeing)
+    ]
+    out = tmp_path / "out.fits"
+    stack_files(paths, out, StackOptions(weights=weights, streaks=False, scale_arcsec=1.0))
+    with fits.open(out) as hdus:
+        full = hdus["COVERAGE"].data == 4
+        sci, weight = hdus["SCI"].data[full], hdus["WEIGHT"].data[full]
+        factor, share = hdus["SCI"].header["NOISECOR"], hdus["PROVENANCE"].data["WEIGHT"]
+    sd = 1.4826 * np.median(np.abs(sci - np.median(sci)))
+    assert sd == pytest.approx(factor / np.sqrt(np.median(weight)), rel=0.06)  # stars too faint to mask
+    noise = np.array([6, 8, 10, 12.0])
+    wanted = 1 / noise**2 / (np.array(seeing) ** 2 if weights == "point" else 1)
+    np.testing.assert_allclose(share / share.sum(), wanted / wanted.sum(), atol=0.03)

@@ -49,7 +49,8 @@ def test_both_missions_are_stacked(outcome: dict[str, Any]) -> None:
     for entry in (tres1, network):
         (product,) = entry["products"]
         with fits.open(product["sci"]) as hdus:
-            assert [hdu.name for hdu in hdus[1:]] == ["SCI", "WEIGHT", "COVERAGE", "REJECTED", "PROVENANCE"]
+            names = ["SCI", "WEIGHT", "COVERAGE", "REJECTED", "FLAGS", "PSF", "PROVENANCE"]
+            assert [hdu.name for hdu in hdus[1:]] == names
             assert hdus["SCI"].header["NCOMBINE"] == product["summary"]["n_used"]
         assert Path(product["preview"]).read_bytes().startswith(b"\x89PNG")
 
