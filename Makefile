@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := hub,postgres,dask,online,gaia,blind,dev
 
-.PHONY: setup demo test test-quick lint clean
+.PHONY: setup demo test test-quick lint bench-coadd clean
 
 setup: .venv/.ready
 
@@ -26,6 +26,22 @@ test-quick: lint
 # Quick tests run first, slow ones last (tests/conftest.py orders them).
 test: lint
 	$(BIN)/pytest
+
+# Hours, and 12 GB of simulated frames in the system's temporary folder; SWarp and Siril join in where installed.
+bench-coadd: setup
+	cd benchmarks && for job in \
+		"coadd_peers_small.py" \
+		"coadd_truth.py A12 MIX18 HARD15" \
+		"coadd_noise.py A12" \
+		"coadd_disc.py DISC3 DISC10" \
+		"coadd_streaks.py" \
+		"coadd_proper.py" \
+		"coadd_speed.py A12 MIX18 --rounds 3 --peers swarp" \
+		"coadd_speed.py A12 --rounds 3 --peers siril seiza reproject" \
+		"coadd_speed.py A12 --memory-limit 1.5 --memory 1.2GB" \
+		"coadd_scaling.py" \
+		"coadd_real.py"; \
+	do OMP_NUM_THREADS=1 PYTHONPATH=.. ../$(BIN)/python $$job || exit 1; done
 
 clean:
 	rm -rf .venv .demo .pytest_cache .mypy_cache .ruff_cache

@@ -111,7 +111,7 @@ def test_an_interruption_leaves_nothing_behind(home: Path, outcome: dict[str, An
         time.sleep(0.2)
     pids = [pid for pid in Embedded(home).pids().values() if pid is not None]
     child.send_signal(signal.SIGINT)
-    assert child.wait(timeout=90) == 130
+    assert child.wait(timeout=300) == 130
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
