@@ -103,7 +103,12 @@ def test_nothing_is_left_running(outcome: dict[str, Any], home: Path) -> None:
 
 def test_an_interruption_leaves_nothing_behind(home: Path, outcome: dict[str, Any]) -> None:
     # The second run replaces the first one's folder, which a new home would not show.
-    child = subprocess.Popen(command(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # A shell's background job ignores interrupts, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        child = subprocess.Popen(command(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
     while Embedded(home).pids()["relay"] is None:
         assert child.poll() is None
