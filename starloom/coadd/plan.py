@@ -58,6 +58,11 @@ class StackOptions(BaseModel):
     memory_bytes: int | None = Field(default=None, gt=0, description="Budget; None: half of what is free.")
     min_common_stars: int = Field(default=3, ge=1, description="Fewest stars that tie a frame's flux scale.")
 
+    @property
+    def weighs_seeing(self) -> bool:
+        """Whether a frame's seeing enters its weight; proper co-addition weighs it frequency by frequency."""
+        return self.weights == "point" and self.combine != "proper"
+
 
 class Streak(BaseModel):
     """A straight trail across a frame, on the output grid: ends (0-based pixels) and half width (pixels)."""
@@ -184,14 +189,9 @@ class StackPlan(BaseModel):
         """The frames with a weight, in plan order."""
         return tuple(frame for frame in self.frames if frame.weight > 0)
 
-    @property
-    def _by_seeing(self) -> bool:
-        # Proper co-addition weighs the seeing itself, frequency by frequency.
-        return self.options.weights == "point" and self.options.combine != "proper"
-
     def inverse_variance(self, frame: PlanFrame) -> float:
         """Return 1 / variance of a frame's sky in one output pixel's area, output units."""
-        return frame.weight * (frame.fwhm_px**2 if self._by_seeing else 1.0)
+        return frame.weight * (frame.fwhm_px**2 if self.options.weighs_seeing else 1.0)
 
     def digest(self) -> str:
         """Return the SHA-256 of all that decides the pixels (not of paths or the number of threads)."""

@@ -355,7 +355,7 @@ def _plan_frame(c: _Candidate, log_scale: float, n_stars: int, place: _Place, op
     fwhm_px = c.item.fwhm_arcsec / place.scale_arcsec
     kernel = choose_kernel(options.kernel, area, c.item.fwhm_arcsec / c.scale_arcsec)
     weight = 1 / sigma_area**2
-    if options.weights == "point" and options.combine != "proper":
+    if options.weighs_seeing:
         weight /= fwhm_px**2
     return PlanFrame(
         input=c.item,

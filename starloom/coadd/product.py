@@ -1,4 +1,4 @@
-"""The product: one FITS file a co-add, written band of rows by band of rows."""
+"""The product: one FITS file a co-add, filled tile by tile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from astropy.io import fits
 from astropy.time import Time
 from pydantic import BaseModel, ConfigDict, Field
 
-from starloom.coadd.engine import TilePlanes
+from starloom.coadd.engine import SATURATED, TilePlanes
 from starloom.coadd.moving import mid_exposure
 from starloom.coadd.plan import StackPlan, Tile
 from starloom.coadd.product_psf import psf_hdu
@@ -129,7 +129,7 @@ class ProductFile:
     def _unsaturated(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray[Any, Any]:
         place = np.s_[y0:y1, x0:x1]
         sci = self._file.planes["SCI"][place].astype(np.float32)
-        sci[self._file.planes["FLAGS"][place] != 0] = np.nan
+        sci[self._file.planes["FLAGS"][place] & SATURATED != 0] = np.nan
         return sci
 
 
