@@ -17,7 +17,7 @@ from starloom.archive import missions
 from starloom.demo import watching
 from starloom.dispatch.embedded import Embedded
 from starloom.dispatch.relay import DEPLOYMENT
-from starloom.dispatch.rest import PrefectApi
+from starloom.dispatch.rest import LIVING, PrefectApi
 from starloom.frames import FrameName, describe_file, format_name
 from starloom.hub import Hub
 from starloom.lake import keys
@@ -313,7 +313,20 @@ def _frame_row(hub: Hub, frame: Any) -> dict[str, Any]:
 
 
 def _count_runs(prefect: PrefectApi, outcome: Outcome) -> None:
-    """Count the runs of stack-mission by mission and by the name of their final state."""
+    """Count the runs of stack-mission by mission and by the name of their final state.
+
+    A mission is STACKED as soon as its revision is published; its run still writes receipts and artifacts then.
+    """
+
+    def going() -> list[dict[str, Any]]:
+        return prefect.runs(DEPLOYMENT, states=LIVING)
+
+    watching.wait_until(
+        "the last runs of stack-mission",
+        lambda: not going(),
+        STACK_TIMEOUT_S,
+        lambda: str([run.get("state_name") for run in going()]),
+    )
     for run in prefect.runs(DEPLOYMENT):
         mission = str(run.get("parameters", {}).get("mission_id"))
         tally = outcome.runs.setdefault(mission, {})
