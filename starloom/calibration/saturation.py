@@ -39,10 +39,13 @@ def saturation_from_histogram(data: NDArray[Any], header_value: float | None = N
     pile-up is a level, or a narrow range, that holds many more pixels than the range below it.
     """
     values = np.asarray(data).ravel()
-    if values.dtype.kind == "f":
-        values = values[np.isfinite(values)]
     if values.size == 0:
         return None
+    # The sum tells whether there is anything to leave out at a third of the cost of leaving it out.
+    if values.dtype.kind == "f" and not np.isfinite(values.sum(dtype=np.float64)):
+        values = values[np.isfinite(values)]
+        if values.size == 0:
+            return None
     said = float(header_value) if header_value is not None and header_value > 0 else None
     top = float(values.max())
     floor = float(np.median(values[:: max(1, values.size // 200_000)]))

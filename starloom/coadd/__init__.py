@@ -5,8 +5,7 @@ Names are loaded on first use, so that ``import starloom.coadd`` stays light for
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from starloom.loading import on_first_use
 
 _HOME = {
     "COADD_VERSION": "plan",
@@ -54,8 +53,4 @@ __all__ = [
     "write_units",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = on_first_use(__name__, _HOME)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from starloom.coadd.budget import Layout, choose_layout
 from starloom.coadd.combine import Combined, FrameNoise, combine_tile, reach_px
+from starloom.coadd.fused.limits import mark_limits
 from starloom.coadd.jit import ABSENT
 from starloom.coadd.mapping import FrameMap, sky_level_nodes
 from starloom.coadd.pixels import FrameSource, open_source
@@ -148,14 +149,12 @@ class Engine:
         result = self._combine(cube[: len(members)], members, relative, level, padded, inner)
         offered, clipped = np.zeros(len(used), np.int64), np.zeros(len(used), np.int64)
         offered[members], clipped[members] = result.offered, result.clipped
-        sci, limit = result.sci, saturated[inner]
-        flags = (limit > -ABSENT).astype(np.uint8) * np.uint8(SATURATED)
-        only = (flags > 0) & (result.coverage == 0)
-        # A saturated core is not a hole in the sky: it is at least this bright. Its weight stays 0.
-        sci[only] = limit[only]
-        flags[only] |= LOWER_LIMIT
-        flags |= _streaked([used[index] for index in members], padded)[inner]
-        return TilePlanes(sci, result.weight, result.coverage, result.rejected, flags, offered, clipped)
+        flags = np.empty(result.sci.shape, np.uint8)
+        mark_limits(saturated[inner], result.coverage, result.sci, flags, SATURATED, LOWER_LIMIT)
+        trailed = [used[index] for index in members if used[index].streaks]
+        if trailed:
+            flags |= _streaked(trailed, padded)[inner]
+        return TilePlanes(result.sci, result.weight, result.coverage, result.rejected, flags, offered, clipped)
 
     def _combine(
         self,

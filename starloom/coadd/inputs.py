@@ -45,16 +45,24 @@ class InputFrame(BaseModel):
     wcs_cards: dict[str, Any] | None = Field(default=None, description="None: the WCS in the file.")
     provenance: dict[str, Any] = Field(default_factory=dict, description="start, raw_key, raw_version, …")
     _sample: Sample | None = PrivateAttr(default=None)
+    _wcs: WCS | None = PrivateAttr(default=None)
 
     @property
     def sample(self) -> Sample | None:
         """What `read_input` learnt from the pixels beyond the fields, so that a plan need not look again."""
         return self._sample
 
+    @property
+    def wcs(self) -> WCS | None:
+        """The WCS of `wcs_cards`; made once, for it costs as much as to read the header."""
+        if self._wcs is None and self.wcs_cards is not None:
+            self._wcs = wcs_from_cards(self.wcs_cards)
+        return self._wcs
+
     def bare(self) -> Self:
         """Return the frame without its sample, as plans carry it."""
         bare = self.model_copy()
-        bare._sample = None
+        bare._sample = bare._wcs = None
         return bare
 
 
@@ -213,7 +221,7 @@ def read_input(path: Path | str) -> InputFrame:
     """
     from starloom.calibration.mosaic import mosaic_layout
     from starloom.coadd.sample import take_sample
-    from starloom.frames import normalise
+    from starloom.frames.normalising import electrons_per_adu
 
     path = Path(path)
     with open_frame(path) as frame:
@@ -225,7 +233,7 @@ def read_input(path: Path | str) -> InputFrame:
                 hint="A hub stacks its planes; here, write them with starloom.calibration.planes.plane_frame.",
             )
         cards, wcs = _celestial(path, header)
-        saturation, gain = _first(header, "SATURATE", "SATLEVEL"), normalise(header).value("gain_e_per_adu")
+        saturation, gain = _first(header, "SATURATE", "SATLEVEL"), electrons_per_adu(header)
         sample = take_sample(
             frame, saturation_adu=None if saturation is None else float(saturation), gain_e_per_adu=gain
         )
@@ -245,5 +253,5 @@ def read_input(path: Path | str) -> InputFrame:
         wcs_cards=cards,
         provenance={"start": str(_first(header, "DATE-BEG", "DATE-OBS") or "")},
     )
-    item._sample = sample
+    item._sample, item._wcs = sample, wcs
     return item

@@ -19,6 +19,7 @@ ABSENT = np.float32(3e38)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _ROOM = Path(__file__).parent
+_FLAGS = {"nnan", "ninf", "nsz", "contract"}
 
 
 def _forget_stale_code() -> None:
@@ -54,8 +55,16 @@ def compiled(function: Function) -> Function:
     Quotients stay quotients: by a reciprocal, one in twelve differed in its last bit between a vector's lanes and
     the rest of a row.
     """
-    flags = {"nnan", "ninf", "nsz", "contract"}
-    return _cached(function, fastmath=flags)
+    return _cached(function, fastmath=_FLAGS)
+
+
+def summed(function: Function) -> Function:
+    """Compile a loop like `compiled`, but let its sums be taken in any order.
+
+    For planning alone, where the same work is always done whole: lanes of a vector each sum their share, which
+    made the sky of cells five times faster. The order depends on the processor.
+    """
+    return _cached(function, fastmath=_FLAGS | {"reassoc"})
 
 
 def exact(function: Callable[..., Any]) -> Callable[..., Any]:

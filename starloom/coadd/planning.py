@@ -78,7 +78,7 @@ def _candidate(item: InputFrame) -> _Candidate:
             sample = sample or take_sample(
                 frame, saturation_adu=item.saturation_adu, gain_e_per_adu=item.gain_e_per_adu
             )
-    wcs = wcs_from_cards(cards)
+    wcs = item.wcs or wcs_from_cards(cards)
     scale = pixel_scale_arcsec(wcs, sample.shape)
     corners = footprint(wcs, sample.shape)
     return _Candidate(item.bare(), sample, wcs, cards, str(start) if start else None, scale, corners)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from starloom.coadd.jit import ABSENT, compiled
+from starloom.coadd.jit import ABSENT, compiled, summed
 
 _SEEDS = 64
 """Pixels whose median and spread start the clipping of a cell."""
@@ -18,9 +18,11 @@ _CLIP = 2.5
 #: What is left of a Gaussian's standard deviation between -2.5 and 2.5 sigma.
 _CLIPPED_SD = 0.954596
 _LIMIT = np.float32(1e38)
+_BLOCK = 64
+"""Pixels of a row whose maximum is looked at first: most hold sky alone."""
 
 
-@compiled
+@summed
 def cell_sky(
     strip: Any, first: Any, last: Any, width: int, row_step: int, least: float, rounds: int, level: Any, sigma: Any
 ) -> None:
@@ -54,9 +56,16 @@ def cell_sky(
             x1 = min(nx, x0 + width)
             n, offered = 0, 0
             for y in range(first[r], last[r], row_step):
+                highest = strip[y, x0]
+                for x in range(x0, x1):
+                    values[n + x - x0] = strip[y, x]
+                    highest = max(highest, strip[y, x])
+                offered += x1 - x0
+                if highest < _LIMIT:
+                    n += x1 - x0
+                    continue
                 for x in range(x0, x1):
                     v = strip[y, x]
-                    offered += 1
                     if v < _LIMIT:
                         values[n] = v
                         n += 1
@@ -83,14 +92,14 @@ def cell_sky(
             for _ in range(rounds):
                 low, high = np.float32(centre - _CLIP * spread), np.float32(centre + _CLIP * spread)
                 base = np.float32(centre)
-                k, s, q = 0, 0.0, 0.0
+                k, s, q = 0.0, 0.0, 0.0
                 for i in range(n):
-                    v = values[i]
-                    if v >= low and v <= high:
-                        d = np.float64(v - base)
-                        k += 1
-                        s += d
-                        q += d * d
+                    # Without a branch, so that lanes of a vector share the sum.
+                    use = 1.0 if values[i] >= low and values[i] <= high else 0.0
+                    d = use * np.float64(values[i] - base)
+                    k += use
+                    s += d
+                    q += d * d
                 if k == 0:
                     break
                 mean = s / k
@@ -188,6 +197,24 @@ def _half_width(strip: Any, y: int, x: int, dy: int, dx: int, half: Any) -> Any:
 
 
 @compiled
+def _is_peak(strip: Any, y: int, x: int, least: Any) -> bool:
+    """Whether the box at a pixel is the brightest of nine, and its four neighbours reach ``least``."""
+    a = min(min(strip[y, x - 1], strip[y, x + 1]), min(strip[y - 1, x], strip[y + 1, x]))
+    if a < least:
+        return False
+    own = _box(strip, y, x)
+    for j in range(-1, 2):
+        for i in range(-1, 2):
+            if j == 0 and i == 0:
+                continue
+            other = _box(strip, y + j, x + i)
+            # Of equal ones, the first in reading order.
+            if other > own or (other == own and (j < 0 or (j == 0 and i < 0))):
+                return False
+    return True
+
+
+@summed
 def find_peaks(strip: Any, first: Any, last: Any, threshold: float, share: float, found: Any) -> int:
     """Find local maxima that an optical system can have made, and return their number.
 
@@ -210,32 +237,26 @@ def find_peaks(strip: Any, first: Any, last: Any, threshold: float, share: float
     count = 0
     for b in range(first.size):
         for y in range(first[b] + 2, last[b] - 2):
-            for x in range(2, nx - 2):
-                v = strip[y, x]
-                if v < limit:
+            for x0 in range(2, nx - 2, _BLOCK):
+                x1 = min(x0 + _BLOCK, nx - 2)
+                highest = strip[y, x0]
+                for x in range(x0 + 1, x1):
+                    highest = max(highest, strip[y, x])
+                if highest < limit:
                     continue
-                a = min(min(strip[y, x - 1], strip[y, x + 1]), min(strip[y - 1, x], strip[y + 1, x]))
-                if a < np.float32(share) * v:
-                    continue
-                own = _box(strip, y, x)
-                best = True
-                for j in range(-1, 2):
-                    for i in range(-1, 2):
-                        if j == 0 and i == 0:
-                            continue
-                        other = _box(strip, y + j, x + i)
-                        # Of equal ones, the first in reading order.
-                        if other > own or (other == own and (j < 0 or (j == 0 and i < 0))):
-                            best = False
-                if not best:
-                    continue
-                if count < found.shape[0]:
-                    half = np.float32(0.5) * v
-                    found[count, 0] = y
-                    found[count, 1] = x
-                    found[count, 2] = v
-                    found[count, 3] = own
-                    found[count, 4] = _half_width(strip, y, x, 0, -1, half) + _half_width(strip, y, x, 0, 1, half)
-                    found[count, 5] = _half_width(strip, y, x, -1, 0, half) + _half_width(strip, y, x, 1, 0, half)
-                count += 1
+                for x in range(x0, x1):
+                    v = strip[y, x]
+                    if v < limit or not _is_peak(strip, y, x, np.float32(share) * v):
+                        continue
+                    if count < found.shape[0]:
+                        half = np.float32(0.5) * v
+                        along_x = _half_width(strip, y, x, 0, -1, half) + _half_width(strip, y, x, 0, 1, half)
+                        along_y = _half_width(strip, y, x, -1, 0, half) + _half_width(strip, y, x, 1, 0, half)
+                        found[count, 0] = y
+                        found[count, 1] = x
+                        found[count, 2] = v
+                        found[count, 3] = _box(strip, y, x)
+                        found[count, 4] = along_x
+                        found[count, 5] = along_y
+                    count += 1
     return count

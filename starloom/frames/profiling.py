@@ -7,10 +7,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from starloom.frames.reading import HeaderView
+from starloom.loading import shipped_yaml
 
 Confidence = Literal["high", "medium", "low"]
 
@@ -119,7 +119,7 @@ def profiles() -> tuple[Profile, ...]:
     """Return all profiles in the order they are asked; the generic one is last."""
     folder = files("starloom.frames") / "profiles"
     found = [
-        Profile.model_validate(yaml.safe_load(item.read_text(encoding="utf-8")))
+        Profile.model_validate(shipped_yaml("starloom.frames", "profiles", item.name))
         for item in folder.iterdir()
         if item.name.endswith(".yaml")
     ]

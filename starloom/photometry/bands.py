@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+
+from starloom.loading import shipped_yaml
 
 _IGNORED = re.compile(r"[\s_\-'’′.()/+]+")
 
@@ -46,11 +47,7 @@ class _Table:
 
 @cache
 def _table() -> _Table:
-    # Here, because the command line names bands too and has no time for a YAML parser it may not need.
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    raw = yaml.load((files(__package__) / "filters.yaml").read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
+    raw = shipped_yaml("starloom.photometry", "filters.yaml")
     bands = {
         name: BandInfo(
             name,
