@@ -42,14 +42,17 @@ STAGES: dict[str, tuple[str, ...]] = {
     "measure": ("one", "frames", "input px"),
     "plan": ("one", "frames", "input px"),
     "open": ("one", "frames"),
-    "decode": ("frames", "input px"),
+    "decode": ("frames", "read px"),
     "warp": ("one", "frames", "values"),
     "combine": ("one", "output px", "values"),
     "write": ("one", "output px"),
 }
 _PAPER_TILE_PX = 128
 _IN_TILES = ("open", "decode", "warp", "combine")
-MEMORY = ("one", "frames", "frame px", "layout bytes")
+#: Files are mapped: what was read of the frames and written of the product counts as the process's while it is there.
+MEMORY = ("one", "layout bytes", "file bytes", "product bytes")
+#: Of a pixel of all planes of a product.
+_PRODUCT_BYTES = 15
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,11 @@ def child(paths: list[Path], out: Path, target: Path, threads: int, memory: int 
     (plan,) = plan_files(paths, options, progress=told)
     mark("plan")
     with Engine(plan) as engine, ProductFile(plan, out) as product:
-        layout = engine.layout.bytes
+        layout = {
+            "bytes": engine.layout.bytes,
+            "margin": engine.margin_px,
+            "padding": padding(engine.margin_px, engine.layout.tile_size),
+        }
         add = account.timed("write", product.add)
         engine.run(engine.tiles, add)
         mark("tiles")
@@ -140,6 +147,11 @@ def child(paths: list[Path], out: Path, target: Path, threads: int, memory: int 
     cpu["open"] = max(0.0, tiles - inside["warp"] - inside["combine"] - inside["write"])
     wall = {stage: used[1] for stage, used in marks.items()}
     print(json.dumps({"cpu": cpu, "wall": wall, "layout": layout}))
+
+
+def padding(margin_px: int, tile_px: int) -> float:
+    """Return the pixels that are worked on over those that a tile keeps."""
+    return (1 + 2 * margin_px / tile_px) ** 2
 
 
 def values_on_grid(found: SkySet, grid: fits.Header) -> float:
@@ -165,13 +177,17 @@ def measure(found: SkySet, threads: int, coarser: float, memory: int | None) -> 
         words = [sys.executable, __file__, "--child", folder / "out.fits", target, str(threads), str(memory or 0)]
         used = run([*words, *found.paths()])
     told = json.loads(used.output.strip().splitlines()[-1])
-    n = len(found.frames)
+    n, pixels = len(found.frames), found.megapixels * 1e6
+    # A tile's margin is read, resampled and combined too; how wide and how many the layout says before the work.
+    layout = told["layout"]
     sizes = {
-        "one": 1.0, "frames": float(n), "input px": found.megapixels * 1e6, "output px": float(nx * ny),
-        "values": values_on_grid(found, grid), "frame px": found.megapixels * 1e6 / n,
-        "layout bytes": float(told["layout"]),
+        "one": 1.0, "frames": float(n), "input px": pixels, "output px": float(nx * ny),
+        "values": values_on_grid(found, grid) * layout["padding"], "read px": pixels * layout["padding"],
+        "layout bytes": float(layout["bytes"]), "product bytes": float(nx * ny * _PRODUCT_BYTES),
+        "file bytes": float(sum(path.stat().st_size for path in found.paths())),
+        "margin px": float(layout["margin"]),
     }  # fmt: skip
-    name = f"{n} x {sizes['frame px'] / 1e6:.2f} Mpix on {nx * ny / 1e6:.2f}"
+    name = f"{n} x {pixels / n / 1e6:.2f} Mpix on {nx * ny / 1e6:.2f}"
     return Run(name, threads, sizes, told["cpu"], told["wall"], used.cpu_s, used.wall_s, used.max_rss_mb)
 
 
@@ -253,14 +269,14 @@ def spent(name: str, one: Run) -> dict[str, Any]:
 def costs(model: Model) -> list[dict[str, Any]]:
     """The fitted costs, in the units one speaks of."""
     units = {"one": ("s", 1.0), "frames": ("ms a frame", 1e3)}
-    units |= {term: (f"ns per {term}", 1e9) for term in ("input px", "output px", "values")}
+    units |= {term: (f"ns per {term}", 1e9) for term in ("input px", "read px", "output px", "values")}
     return [
         {"stage": stage, "cost": ", ".join(f"{cost * units[t][1]:.2f} {units[t][0]}" for t, cost in terms.items())}
         for stage, terms in model.stages.items()
     ]
 
 
-def on_paper(model: Model, frames: int, nodes: int, threads: int) -> list[dict[str, Any]]:
+def on_paper(model: Model, frames: int, nodes: int, threads: int, margin_px: int) -> list[dict[str, Any]]:
     """What ``frames`` of telescope A would take on ``nodes``, each with its share of the grid.
 
     Frames are measured and tiles made on all nodes; the joint plan and the assembly run on one. A node's share is
@@ -268,9 +284,10 @@ def on_paper(model: Model, frames: int, nodes: int, threads: int) -> list[dict[s
     """
     telescope = PLAIN["A"]
     frame_px, output_px = telescope.nx * telescope.ny, 6400.0 * 4400.0
+    more = padding(margin_px, _PAPER_TILE_PX)
     sizes = {
         "one": 1.0, "frames": float(frames), "input px": frames * float(frame_px), "output px": output_px,
-        "values": frames * output_px * 0.9, "frame px": float(frame_px), "layout bytes": 0.0,
+        "values": frames * output_px * 0.9 * more, "read px": frames * float(frame_px) * more,
     }  # fmt: skip
     cpu = model.cpu_s(sizes)
     side = np.sqrt(output_px / nodes)
@@ -333,7 +350,10 @@ def main() -> None:
         rows += [row(model, at(n, options.scale, threads), False) for threads in options.threads]
     show("Costs by stage", costs(model))
     show("The model against what was measured", rows)
-    show("On paper: 10^4 frames of 26 Mpix on 100 nodes", on_paper(model, 10_000, 100, 2))
+    show(
+        "On paper: 10^4 frames of 26 Mpix on 100 nodes",
+        on_paper(model, 10_000, 100, 2, int(fitted[-1].sizes["margin px"])),
+    )
 
 
 if __name__ == "__main__":
