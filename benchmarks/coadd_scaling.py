@@ -49,7 +49,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 _PAPER_TILE_PX = 128
 _IN_TILES = ("open", "decode", "warp", "combine")
-#: Files are mapped: what was read of the frames and written of the product counts as the process's while it is there.
+#: Files are mapped: what is read of the frames and written of the product counts as the process's own.
 MEMORY = ("one", "layout bytes", "file bytes", "product bytes")
 #: Of a pixel of all planes of a product.
 _PRODUCT_BYTES = 15
