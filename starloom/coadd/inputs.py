@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from starloom.coadd.celestial import sky_vectors
+from starloom.coadd.zero_points import header_number, zero_point
 from starloom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -192,13 +193,20 @@ def _unsolved(path: Path, why: str = "") -> BadInput:
     )
 
 
-def _band(name: Any) -> str:
-    """Return the standard band a filter's name means; ``r DECam SDSS c0002`` is r, ``My Filter`` stays."""
+def _band(header: fits.Header) -> str:
+    """Return the standard band a filter's name means; ``My Filter`` stays, and of WISE's bands 2 is ``WISE 2``."""
     from starloom.photometry.bands import standard_band
 
-    text = str(name or "unknown").strip()
-    first = text.split()[0]
-    return standard_band(text) or standard_band(first) or (first if len(first) == 1 else text)
+    names = [
+        str(header[key]).strip() for key in ("BAND", "FILTER", "FILTER1") if header.get(key) not in (None, "")
+    ]
+    telescope = str(header.get("TELESCOP") or "").strip()
+    # A number means a band only of its own telescope: GALEX's 1 is no WISE's.
+    name = next((name for name in names if not name.isdigit()), None)
+    if name is None:
+        return " ".join(word for word in (telescope, names[0]) if word) if names else "unknown"
+    first = name.split()[0]
+    return standard_band(name) or standard_band(first) or (first if len(first) == 1 else name)
 
 
 def _first(header: fits.Header, *keys: str) -> Any:
@@ -208,9 +216,9 @@ def _first(header: fits.Header, *keys: str) -> Any:
 def told_by_header(header: fits.Header) -> dict[str, Any]:
     """Return the fields of an `InputFrame` that a header alone tells, whatever its pixels are."""
     return {
-        "band": _band(_first(header, "BAND", "FILTER", "FILTER1")),
+        "band": _band(header),
         "node": str(_first(header, "TELID", "TELESCOP") or "unknown"),
-        "exposure_s": float(_first(header, "EXPTIME", "EXPOSURE") or 0.0),
+        "exposure_s": header_number(header, "EXPTIME", "EXPOSURE") or 0.0,
         "provenance": {"start": str(_first(header, "DATE-BEG", "DATE-OBS") or "")},
     }
 
@@ -243,11 +251,9 @@ def read_input(path: Path | str) -> InputFrame:
                 hint="A hub stacks its planes; here, write them with starloom.calibration.planes.plane_frame.",
             )
         cards, wcs = _celestial(path, header)
-        saturation, gain = _first(header, "SATURATE", "SATLEVEL"), normalise(header).value("gain_e_per_adu")
-        sample = take_sample(
-            frame, saturation_adu=None if saturation is None else float(saturation), gain_e_per_adu=gain
-        )
-    zero_point, zero_point_err = _first(header, "MAGZPT"), _first(header, "MAGZERR")
+        saturation, gain = header_number(header, "SATURATE", "SATLEVEL"), normalise(header).value("gain_e_per_adu")
+        sample = take_sample(frame, saturation_adu=saturation, gain_e_per_adu=gain)
+    zero_point_mag, zero_point_err = zero_point(header)
     item = InputFrame(
         id=path.name,
         path=path,
@@ -255,8 +261,8 @@ def read_input(path: Path | str) -> InputFrame:
         fwhm_arcsec=sample.fwhm_px * pixel_scale_arcsec(wcs, sample.shape),
         saturation_adu=sample.saturation_adu,
         gain_e_per_adu=gain,
-        zero_point_mag=None if zero_point is None else float(zero_point),
-        zero_point_err=None if zero_point_err is None else float(zero_point_err),
+        zero_point_mag=zero_point_mag,
+        zero_point_err=zero_point_err,
         wcs_cards=cards,
         **told_by_header(header),
     )
