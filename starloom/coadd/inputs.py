@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from starloom.coadd.celestial import sky_vectors
+from starloom.coadd.zero_points import header_number, zero_point
 from starloom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _WCS_CARD = re.compile(
     r"^(WCSAXES|CTYPE[12]|CRVAL[12]|CRPIX[12]|CUNIT[12]|CDELT[12]|CROTA[12]|CD[12]_[12]|PC[12]_[12]"
     r"|PV[12]_\d+|LONPOLE|LATPOLE|RADESYS|RADECSYS|EQUINOX|(A|B|AP|BP)_(ORDER|\d_\d))$"
 )
+_SCALE_CARD = re.compile(r"^(CD[12]_[12]|PC[12]_[12]|CDELT[12])$")
 
 
 class InputFrame(BaseModel):
@@ -182,27 +184,51 @@ def frame_wcs_cards(path: Path, header: fits.Header) -> dict[str, Any]:
 
 def _celestial(path: Path, header: fits.Header) -> tuple[dict[str, Any], WCS]:
     cards = {key: header[key] for key in header if _WCS_CARD.match(key)}
-    wcs = None
-    if {"CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2"} <= cards.keys():
-        wcs = wcs_from_cards(cards)
-    if wcs is None or not wcs.has_celestial:
-        raise BadInput(
-            f"{path} has no celestial WCS", code="no-wcs", hint=f"Solve it first: `starloom solve {path}`."
-        )
-    return cards, wcs
+    # Capture programs write CRVAL from the mount, with no scale beside it, which would mean 1 degree a pixel.
+    if {"CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2"} <= cards.keys() and any(_SCALE_CARD.match(key) for key in cards):
+        try:
+            wcs = wcs_from_cards(cards)
+            if wcs.has_celestial:
+                return cards, wcs
+        except ValueError as error:  # astropy's own errors of a WCS are of this kind
+            raise _unsolved(path, f" that can be read: {' '.join(str(error).split())}") from error
+    raise _unsolved(path)
 
 
-def _band(name: Any) -> str:
-    """Return the standard band a filter's name means; ``r DECam SDSS c0002`` is r, ``My Filter`` stays."""
+def _unsolved(path: Path, why: str = "") -> BadInput:
+    return BadInput(
+        f"{path} has no celestial WCS{why}", code="no-wcs", hint=f"Solve it first: `starloom solve {path}`."
+    )
+
+
+def _band(header: fits.Header) -> str:
+    """Return the standard band a filter's name means; ``My Filter`` stays, and of WISE's bands 2 is ``WISE 2``."""
     from starloom.photometry.bands import standard_band
 
-    text = str(name or "unknown").strip()
-    first = text.split()[0]
-    return standard_band(text) or standard_band(first) or (first if len(first) == 1 else text)
+    names = [
+        str(header[key]).strip() for key in ("BAND", "FILTER", "FILTER1") if header.get(key) not in (None, "")
+    ]
+    telescope = str(header.get("TELESCOP") or "").strip()
+    # A number means a band only of its own telescope: GALEX's 1 is no WISE's.
+    name = next((name for name in names if not name.isdigit()), None)
+    if name is None:
+        return " ".join(word for word in (telescope, names[0]) if word) if names else "unknown"
+    first = name.split()[0]
+    return standard_band(name) or standard_band(first) or (first if len(first) == 1 else name)
 
 
 def _first(header: fits.Header, *keys: str) -> Any:
     return next((header[key] for key in keys if header.get(key) not in (None, "")), None)
+
+
+def told_by_header(header: fits.Header) -> dict[str, Any]:
+    """Return the fields of an `InputFrame` that a header alone tells, whatever its pixels are."""
+    return {
+        "band": _band(header),
+        "node": str(_first(header, "TELID", "TELESCOP") or "unknown"),
+        "exposure_s": header_number(header, "EXPTIME", "EXPOSURE") or 0.0,
+        "provenance": {"start": str(_first(header, "DATE-BEG", "DATE-OBS") or "")},
+    }
 
 
 def read_input(path: Path | str) -> InputFrame:
@@ -233,25 +259,20 @@ def read_input(path: Path | str) -> InputFrame:
                 hint="A hub stacks its planes; here, write them with starloom.calibration.planes.plane_frame.",
             )
         cards, wcs = _celestial(path, header)
-        saturation, gain = _first(header, "SATURATE", "SATLEVEL"), electrons_per_adu(header)
-        sample = take_sample(
-            frame, saturation_adu=None if saturation is None else float(saturation), gain_e_per_adu=gain
-        )
-    zero_point, zero_point_err = _first(header, "MAGZPT"), _first(header, "MAGZERR")
+        saturation, gain = header_number(header, "SATURATE", "SATLEVEL"), electrons_per_adu(header)
+        sample = take_sample(frame, saturation_adu=saturation, gain_e_per_adu=gain)
+    zero_point_mag, zero_point_err = zero_point(header)
     item = InputFrame(
         id=path.name,
         path=path,
-        band=_band(_first(header, "BAND", "FILTER", "FILTER1")),
-        node=str(_first(header, "TELID", "TELESCOP") or "unknown"),
-        exposure_s=float(_first(header, "EXPTIME", "EXPOSURE") or 0.0),
         sky_sigma_adu=sample.sigma_adu,
         fwhm_arcsec=sample.fwhm_px * pixel_scale_arcsec(wcs, sample.shape),
         saturation_adu=sample.saturation_adu,
         gain_e_per_adu=gain,
-        zero_point_mag=None if zero_point is None else float(zero_point),
-        zero_point_err=None if zero_point_err is None else float(zero_point_err),
+        zero_point_mag=zero_point_mag,
+        zero_point_err=zero_point_err,
         wcs_cards=cards,
-        provenance={"start": str(_first(header, "DATE-BEG", "DATE-OBS") or "")},
+        **told_by_header(header),
     )
     item._sample, item._wcs = sample, wcs
     return item

@@ -27,6 +27,12 @@ Reason = Literal[
     "low-transparency",
     "misregistered",
     "no-time",
+    "unreadable",
+    "no-image",
+    "not-2d",
+    "colour-mosaic",
+    "no-wcs",
+    "wcs-too-curved",
 ]
 
 Kernel = Literal["bilinear", "lanczos3", "area", "nearest", "drizzle"]

@@ -30,6 +30,7 @@ from starloom.coadd.plan import (
     make_tiles,
 )
 from starloom.coadd.references import choose_references
+from starloom.coadd.refused import nothing_to_stack, refused
 from starloom.coadd.resample import choose_kernel, noise_factor
 from starloom.coadd.sample import Sample, take_sample
 from starloom.coadd.triage import triage
@@ -84,6 +85,14 @@ def _candidate(item: InputFrame) -> _Candidate:
     return _Candidate(item.bare(), sample, wcs, cards, str(start) if start else None, scale, corners)
 
 
+def _candidate_or_error(item: InputFrame) -> _Candidate | BadInput:
+    """Return a frame's candidate, or what is wrong with the frame: one of a hundred must not stop the others."""
+    try:
+        return _candidate(item)
+    except BadInput as error:
+        return error
+
+
 def _looked_closer(c: _Candidate, height: int) -> _Candidate:
     """Return a candidate whose sample is of taller bands."""
     with open_frame(c.item.path) as frame:
@@ -99,6 +108,7 @@ def make_plan(
     *,
     target_radec: tuple[float, float] | None = None,
     pinned: Sequence[PinnedGrid] = (),
+    unread: Sequence[tuple[InputFrame, BadInput]] = (),
 ) -> list[StackPlan]:
     """Plan one co-add per band and pointing.
 
@@ -111,18 +121,23 @@ def make_plan(
         The mission's target (deg, ICRS). Groups of frames that do not reach it get weight 0, ``off-target``.
     pinned
         Grids of an earlier revision: a group of the same band that touches one of them is stacked onto it.
+    unread
+        Frames that were refused before, with what was said of them: reported, like any that is refused here.
 
     Raises
     ------
     BadInput
-        ``no-input``, ``nothing-to-stack`` (every frame has a reason for weight 0), ``grid-too-large``.
+        ``no-input``, ``nothing-to-stack`` (every frame has a reason for weight 0), ``grid-too-large``; where all
+        frames are refused for one reason, that (``bad-noise``, ``no-wcs``, ``unreadable``, ...).
     """
     options = options or StackOptions()
-    if not inputs:
+    if not inputs and not unread:
         raise BadInput("no frames to stack", code="no-input", hint="Give at least one solved frame.")
-    candidates = _in_threads(_candidate, inputs, options.threads)
+    looked_at = _in_threads(_candidate_or_error, inputs, options.threads)
+    candidates = [c for c in looked_at if isinstance(c, _Candidate)]
+    refusals = [*unread, *((i, e) for i, e in zip(inputs, looked_at, strict=True) if isinstance(e, BadInput))]
     plans: list[StackPlan] = []
-    left_out: list[PlanFrame] = []
+    left_out = [refused(item, error) for item, error in refusals]
     for band in dict.fromkeys(c.item.band for c in candidates):
         members = [c for c in candidates if c.item.band == band]
         groups = [[members[i] for i in group] for group in connected([c.corners for c in members])]
@@ -136,11 +151,7 @@ def make_plan(
     left_out += [frame for plan in plans if not plan.used for frame in plan.frames]
     plans = [plan for plan in plans if plan.used]
     if not plans:
-        raise BadInput(
-            f"no frame can be stacked: {_told(left_out)}",
-            code="nothing-to-stack",
-            hint="A frame needs to reach the target, and common stars or a zero point (MAGZPT).",
-        )
+        raise nothing_to_stack(left_out, [error for _, error in refusals])
     return _with_left_out(plans, left_out)
 
 
@@ -158,11 +169,6 @@ def _with_left_out(plans: list[StackPlan], frames: Sequence[PlanFrame]) -> list[
         home = next((i for i, plan in enumerate(plans) if plan.band == frame.input.band), 0)
         plans[home] = plans[home].model_copy(update={"frames": (*plans[home].frames, frame)})
     return plans
-
-
-def _told(frames: Sequence[PlanFrame], most: int = 10) -> str:
-    said = [f"{frame.input.id} {frame.reason}" for frame in frames[:most]]
-    return ", ".join(said) + (f" and {len(frames) - most} more" if len(frames) > most else "")
 
 
 def _numbered(
@@ -320,9 +326,12 @@ def _registered(
 
 
 def _with_nodes(frame: PlanFrame, grid: dict[str, Any], shape: tuple[int, int]) -> PlanFrame:
-    spacing, error = choose_node_px(
-        _bare(grid), shape, frame.wcs_cards, frame.shape, frame.registration, name=str(frame.input.path)
-    )
+    try:
+        spacing, error = choose_node_px(
+            _bare(grid), shape, frame.wcs_cards, frame.shape, frame.registration, name=str(frame.input.path)
+        )
+    except BadInput as refusal:
+        return refused(frame.input, refusal)
     return frame.model_copy(update={"node_px": spacing, "node_error_px": error})
 
 

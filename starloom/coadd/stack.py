@@ -13,6 +13,7 @@ from starloom.coadd.moving import Ephemeris, following
 from starloom.coadd.plan import StackOptions, StackPlan, Tile
 from starloom.coadd.planning import make_plan
 from starloom.coadd.product import ProductFile, ProductInfo
+from starloom.coadd.refused import undescribed
 from starloom.coadd.stages import Progress, prepared
 from starloom.errors import BadInput
 
@@ -49,7 +50,8 @@ def stack_files(
     Parameters
     ----------
     paths
-        FITS files with a WCS, any mixture of telescopes and bands.
+        FITS files with a WCS, any mixture of telescopes and bands. What cannot be stacked is reported in a
+        product, with its reason, and stops nothing as long as one frame is left.
     out
         Output file; with several products its stem, see `product_path`.
     options
@@ -64,7 +66,8 @@ def stack_files(
     Raises
     ------
     BadInput
-        ``no-input``, ``nothing-to-stack``, ``grid-too-large``, ``memory-too-small``, or what `read_input` raises.
+        ``no-input``, ``nothing-to-stack`` or what all frames are refused for, ``grid-too-large``,
+        ``memory-too-small``.
     StarloomError
         ``disk-full``, retryable once there is space.
     """
@@ -87,11 +90,22 @@ def plan_files(
     if not paths:
         raise BadInput("no files to stack", code="no-input", hint="Name at least one solved FITS file.")
     inputs: list[InputFrame] = []
+    refusals: dict[int, BadInput] = {}
     for n, path in enumerate(paths, 1):
-        inputs.append(read_input(path))
+        try:
+            inputs.append(read_input(path))
+        except BadInput as error:
+            refusals[len(inputs)] = error
+            inputs.append(undescribed(Path(path)))
         if progress:
             progress("read", n, len(paths))
-    plans = make_plan(_unique_ids(inputs), options or StackOptions(), target_radec=target_radec)
+    inputs = _unique_ids(inputs)
+    plans = make_plan(
+        [item for n, item in enumerate(inputs) if n not in refusals],
+        options or StackOptions(),
+        target_radec=target_radec,
+        unread=[(inputs[n], error) for n, error in refusals.items()],
+    )
     plans = [prepared(plan, progress) for plan in plans]
     return plans if ephemeris is None else plans + [following(plan, ephemeris) for plan in plans]
 

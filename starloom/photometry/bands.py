@@ -10,6 +10,9 @@ from starloom.loading import shipped_yaml
 
 _IGNORED = re.compile(r"[\s_\-'’′.()/+]+")
 
+# NOIRLab's serial number, and middle and width in angstrom that may follow: `r DECam SDSS c0002 6415.0 1480.0`.
+_SERIAL = re.compile(r"(?<=\S)\s+[ck]\d{4}(\s+\d{3,5}(\.\d*)?){0,2}\s*$")
+
 
 @dataclass(frozen=True)
 class BandInfo:
@@ -84,12 +87,13 @@ def standard_band(filter_name: str | None) -> str | None:
 
     ``Johnson V``, ``V`` → ``V``; ``SDSS r'`` → ``r``; ``Lum`` → ``Clear``; ``HaOiii`` → ``HaOIII``. A lone
     lower-case ``r`` or a colour word such as ``Red`` is left alone: sets of colour filters differ too much to be
-    called a band. ``None`` as text means that no filter was in the light: ``Clear``.
+    called a band. ``None`` as text means that no filter was in the light: ``Clear``. NOIRLab's serial numbers do
+    not count: ``zd DECam k1038`` → ``z``.
     """
     if not filter_name or not filter_name.strip():
         return None
     table = _table()
-    bare = _IGNORED.sub("", filter_name)
+    bare = _IGNORED.sub("", _SERIAL.sub("", filter_name))
     # Of a single letter the case decides; elsewhere nobody keeps to it.
     return table.exact.get(bare) or table.aliases.get(_key(bare))
 

@@ -46,6 +46,19 @@ from starloom.photometry.bands import known_bands, table_version
         ("Ha 3nm", "Ha"),
         ("Astrodon OIII 3nm", "OIII"),
         ("Johnson-Cousins R", "R"),
+        ("zd DECam k1038", "z"),
+        ("r DECam SDSS c0002 6415.0 1480.0", "r"),
+        ("z DECam SDSS c0004 9260.0 1520.0", "z"),
+        ("bokr", "r"),
+        ("r.MP9601", "r"),
+        ("u.MP9302", "u"),
+        ("ps1 r", "r"),
+        ("r.00000", "r"),
+        ("HSC-R2", "r"),
+        ("ZTF_g", "g"),
+        ("R Harris c6004", "R"),
+        ("g SDSS k1017", "g"),
+        ("U k1001", "U"),
     ],
 )
 def test_clear_names_are_bands(name, band):
@@ -53,8 +66,13 @@ def test_clear_names_are_bands(name, band):
 
 
 @pytest.mark.parametrize(
-    "name", [None, "", "  ", "'", "-", "r", "Red", "Green", "Filter 2", "G", "Cousins V", "SDSS X", "Johnson"]
-)
+    "name",
+    [
+        None, "", "  ", "'", "-", "r", "Red", "Green", "Filter 2", "G", "Cousins V", "SDSS X", "Johnson",
+        "Y DECam c0005 10095.0 1130.0", "VR DECam c0007 6300.0 2600.0", "N662 DECam c0009 6620.0 160.0", "r k1018",
+        "k1018", "u.MP9301", "HSC-Y", "NB0921", "k", "bok", "Red c0002",
+    ],
+)  # fmt: skip
 def test_unclear_names_are_left_alone(name):
     assert standard_band(name) is None
 
@@ -68,7 +86,7 @@ def test_every_band_has_a_wavelength_range_and_a_catalogue_band():
         assert info.nearest
     assert band_info("V").nearest[:2] == ("V", "VT")
     assert 4.9e-7 < band_info("V").em_min_m < 5.1e-7
-    assert table_version() >= 2
+    assert table_version() >= 3
 
 
 @pytest.mark.parametrize("band", [None, "T24:Filter 2"])
