@@ -10,7 +10,8 @@ grid, at its scale: the like of it is ours without a target. reproject only resa
 telescope costs, times their numbers, on one thread. Ours first runs once for nothing, which compiles what is
 compiled once on a machine; ``--cold`` tells what that cost.
 
-``--memory-limit`` runs ours once under a hard limit in GB and says how the limit was set.
+``--memory-limit`` runs ours once under a hard limit in GB and says how the limit was set; ``--times 10`` gives it
+every frame ten times, under ten names: the engine cannot know, and nobody has to keep 26 GB of frames.
 """
 
 from __future__ import annotations
@@ -93,12 +94,21 @@ def table(found: SkySet, used: dict[str, list[Usage]]) -> list[dict[str, Any]]:
     return rows
 
 
-def limited(found: SkySet, folder: Path, limit_gb: float, extra: list[str]) -> dict[str, Any]:
+def renamed(paths: list[Path], folder: Path, times: int) -> list[Path]:
+    """Give every frame ``times`` names; links, so that no frame is stored twice."""
+    links = [folder / f"{path.stem}-{k}{path.suffix}" for k in range(times) for path in paths]
+    for link, path in zip(links, times * paths, strict=True):
+        link.symlink_to(path.absolute())
+    return links
+
+
+def limited(found: SkySet, folder: Path, limit_gb: float, times: int, extra: list[str]) -> dict[str, Any]:
     how, wrapper, before = memory_limit(round(limit_gb * 1e9))
-    row = {"set": found.name, "limit": f"{limit_gb:g} GB, {how}"}
+    paths = renamed(found.paths(), folder, times)
+    row = {"set": found.name, "frames": len(paths), "limit": f"{limit_gb:g} GB, {how}"}
     try:
         used = starloom_process(
-            found.paths(),
+            paths,
             folder / "limited.fits",
             target=found.target,
             extra=extra,
@@ -122,6 +132,9 @@ def main() -> None:
     parser.add_argument("--ours", default="--no-streaks", help="further options of `starloom stack`")
     parser.add_argument("--memory", help="budget given to ours, as `--memory` of `starloom stack`")
     parser.add_argument("--memory-limit", type=float, help="only ours, under this hard limit, GB")
+    parser.add_argument(
+        "--times", type=int, default=1, help="names under which each frame comes, with --memory-limit"
+    )
     parser.add_argument("--cold", action="store_true", help="also tell the first run, which compiles")
     options = parser.parse_args()
     extra = shlex.split(options.ours) + (["--memory", options.memory] if options.memory else [])
@@ -130,7 +143,7 @@ def main() -> None:
         found = find_set(name, options.data, options.scale)
         with scratch() as folder:
             if options.memory_limit:
-                under.append(limited(found, folder, options.memory_limit, extra))
+                under.append(limited(found, folder, options.memory_limit, options.times, extra))
                 continue
             work = contenders(found, folder, options.peers, extra)
             used: dict[str, list[Usage]] = {contender: [] for contender in work}
