@@ -21,11 +21,11 @@ LANES = 16
 N = U64(LANES)
 
 # All state in one array, field by field: the compiler sees that fields do not overlap.
-BIT, LAST, END, ACTIVE, PLACE = U64(0), N, U64(2) * N, U64(3) * N, U64(4) * N
+BIT, LAST, END, ACTIVE, PLACE, COUNT = U64(0), N, U64(2) * N, U64(3) * N, U64(4) * N, U64(5) * N
 """Fields of the state, each of a word a lane: bit offset of the next block in the file; last pixel; bit offset of
-the stream's end; 1 for a lane that has a stream; where in ``values`` its next block goes."""
-_BEFORE, _PIXEL, _LOW, _WORD, _ODD, _HELD = U64(5) * N, U64(6) * N, U64(7) * N, U64(8) * N, U64(9) * N, U64(10) * N
-STATE_SIZE = 11 * LANES
+the stream's end; 1 for a lane that has a stream; where in ``values`` its next block goes; the block's pixels."""
+_BEFORE, _PIXEL, _LOW, _WORD, _HELD, _ODD = U64(6) * N, U64(7) * N, U64(8) * N, U64(9) * N, U64(10) * N, U64(11) * N
+STATE_SIZE = 12 * LANES
 
 _ONE, _TWO, _SEVEN, _SIX_BITS = U64(1), U64(2), U64(7), U64(63)
 _LOADED = U64(57)  # bits of a word that are good wherever in a byte it begins
@@ -35,7 +35,7 @@ _FEW = 3
 
 
 @exact
-def _begin(data, state, code_bits, raw, furthest):  # type: ignore[no-untyped-def]
+def _begin(data, state, code_bits, raw, length, furthest):  # type: ignore[no-untyped-def]
     """Take every lane's number of low bits from its stream; returns how many lanes have an ordinary block."""
     ordinary = U64(0)
     for lane in range(N):
@@ -46,7 +46,7 @@ def _begin(data, state, code_bits, raw, furthest):  # type: ignore[no-untyped-de
         fits = (bit < furthest) & (state[ACTIVE + lane] != U64(0))
         bit = bit if fits else U64(0)
         low = ((load_be64(data, bit >> U64(3)) << (bit & _SEVEN)) >> (U64(64) - code_bits)) - _ONE
-        usual = fits & (low < raw - _ONE) & (low <= _MOST_LOW)
+        usual = fits & (state[COUNT + lane] == length) & (low < raw - _ONE) & (low <= _MOST_LOW)
         state[_LOW + lane] = low if usual else U64(0)
         state[_ODD + lane] = U64(0) if usual else U64(1) << _SIX_BITS
         state[BIT + lane] = bit + code_bits
@@ -132,7 +132,7 @@ def run_blocks(data, state, codes, values, blocks, bytepix, block_px, keep):  # 
     furthest = U64(max(0, data.size - 16 - 4 * block_px)) * U64(8)
     often = U64(1)
     for _ in range(blocks):
-        if _begin(data, state, code_bits, raw, furthest) > U64(_FEW):
+        if _begin(data, state, code_bits, raw, length, furthest) > U64(_FEW):
             _ordinary(data, state, codes, length >> _ONE, often)
             if keep:
                 for lane in range(N):
@@ -145,8 +145,9 @@ def run_blocks(data, state, codes, values, blocks, bytepix, block_px, keep):  # 
         if _beyond(state):
             for lane in range(N):
                 if state[_ODD + lane] != U64(0):
-                    bit, last, place = state[_BEFORE + lane], state[_PIXEL + lane], np.int64(state[PLACE + lane])
-                    bit, last = decode(data, bit, state[END + lane], last, bytepix, block_px, values, place, block_px)
+                    place, count = np.int64(state[PLACE + lane]), np.int64(state[COUNT + lane])
+                    bit, last, end = state[_BEFORE + lane], state[_PIXEL + lane], state[END + lane]
+                    bit, last = decode(data, bit, end, last, bytepix, values, place, count)
                     if bit == U64(0):
                         return np.int64(lane)
                     state[BIT + lane], state[LAST + lane] = bit, last

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starloom.coadd.pixels.bits import U64, exact
-from starloom.coadd.pixels.lanes import ACTIVE, BIT, END, LANES, LAST, PLACE, STATE_SIZE, run_blocks
+from starloom.coadd.pixels.lanes import ACTIVE, BIT, COUNT, END, LANES, LAST, PLACE, STATE_SIZE, run_blocks
 from starloom.coadd.pixels.scaling import dithered, linear, of_tile
-from starloom.coadd.pixels.stream import decode, take_bits
+from starloom.coadd.pixels.stream import take_bits
 
 _MOST_BLOCKS = 8
 """Blocks after which a lane is looked after, a power of two: sixteen times 256 pixels are 16 kB."""
@@ -27,7 +27,9 @@ _NEVER = 1 << 62
 
 # Of each lane: its tile (-1: none), the tile's box and its wanted pixels, first and past the last; the pixel it
 # stands at, where its chunk began, the chunk's blocks that are left, whether any of its pixels is wanted.
-_TILE, _LEFT, _BOTTOM, _WIDTH, _HEIGHT, _FIRST, _PAST, _AT, _BASE, _TODO, _KEEP = range(11)
+_TILE, _LEFT, _BOTTOM, _WIDTH, _HEIGHT, _FIRST, _PAST, _AT, _BASE, _TODO, _KEEP = range(
+    0, 11 * LANES, LANES
+)
 _FIELDS = 11
 
 
@@ -54,7 +56,7 @@ def _wanted(job, lane, at, y0, lo, hi):  # type: ignore[no-untyped-def]
 
     Where there is none, the first of them is all the tile's pixels.
     """
-    left, bottom, width, height = job[lane, _LEFT], job[lane, _BOTTOM], job[lane, _WIDTH], job[lane, _HEIGHT]
+    left, bottom, width, height = job[_LEFT + lane], job[_BOTTOM + lane], job[_WIDTH + lane], job[_HEIGHT + lane]
     found, past = width * height, 0
     for y in range(max(y0, bottom + at // width), min(y0 + lo.size, bottom + height)):
         row = (y - bottom) * width - left
@@ -69,10 +71,10 @@ def _hand_over(job, chunk_px, values, y0, lo, hi, x0, out, stride, scaling):  # 
     """Write the wanted pixels of all chunks that are ready as ADU; returns how many are not finite."""
     bad = 0
     for lane in range(LANES):
-        if job[lane, _TODO] > 0 or job[lane, _KEEP] == 0:
+        if job[_TODO + lane] > 0 or job[_KEEP + lane] == 0:
             continue
-        tile, left, bottom, width = job[lane, _TILE], job[lane, _LEFT], job[lane, _BOTTOM], job[lane, _WIDTH]
-        base, end = job[lane, _BASE], job[lane, _AT]
+        tile, left, bottom, width = job[_TILE + lane], job[_LEFT + lane], job[_BOTTOM + lane], job[_WIDTH + lane]
+        base, end = job[_BASE + lane], job[_AT + lane]
         scale, zero, blank = of_tile(scaling, tile)
         shift = lane * chunk_px - base
         for y in range(max(y0, bottom + base // width), min(y0 + lo.size, bottom + (end - 1) // width + 1)):
@@ -90,48 +92,48 @@ def _hand_over(job, chunk_px, values, y0, lo, hi, x0, out, stride, scaling):  # 
 
 
 @exact
-def _advance(job, state, index, data, tiles, following, past, chunk_px, values, y0, lo, hi):  # type: ignore[no-untyped-def]
+def _advance(job, state, index, data, tiles, following, past, chunk_px, y0, lo, hi):  # type: ignore[no-untyped-def]
     """Give every lane that is through its chunk the next one, of its tile or of the next tile from ``following`` on.
 
-    Returns the next tile after that, or -1 - tile where a stream is damaged.
+    Returns the next tile after that.
     """
     starts, lengths, tile_nx, tile_ny = tiles.starts, tiles.lengths, tiles.tile_nx, tiles.tile_ny
     bytepix, block_px, segment_px = tiles.bytepix, tiles.block_px, tiles.segment_px
     across = (tiles.nx + tile_nx - 1) // tile_nx
     for lane in range(LANES):
-        if job[lane, _TODO] > 0:
+        if job[_TODO + lane] > 0:
             continue
         bit_at, last_at, end_at = BIT + U64(lane), LAST + U64(lane), END + U64(lane)
-        tile, at = job[lane, _TILE], job[lane, _AT]
+        tile, at = job[_TILE + lane], job[_AT + lane]
         segment = at // segment_px
         if tile >= 0 and at == segment * segment_px and segment < index.shape[1]:
             parsed = state[bit_at] - U64(starts[tile]) * U64(8)
             index[tile, segment] = (parsed << U64(32)) | (state[last_at] & U64(0xFFFFFFFF))
-        pixels = job[lane, _WIDTH] * job[lane, _HEIGHT]
+        pixels = job[_WIDTH + lane] * job[_HEIGHT + lane]
         want = pixels
-        if at < job[lane, _PAST]:
-            want = max(at, job[lane, _FIRST])
-            if job[lane, _HEIGHT] > 1:
+        if at < job[_PAST + lane]:
+            want = max(at, job[_FIRST + lane])
+            if job[_HEIGHT + lane] > 1:
                 want, _ = _wanted(job, lane, at, y0, lo, hi)
         while want == pixels and following < past:
-            tile, at = following, 0
+            tile, at = following, np.int64(0)
             following += 1
             if lengths[tile] == 0:
                 continue
             down = tile // across
-            job[lane, _LEFT], job[lane, _BOTTOM] = (tile - down * across) * tile_nx, down * tile_ny
-            job[lane, _WIDTH] = min(tile_nx, tiles.nx - job[lane, _LEFT])
-            job[lane, _HEIGHT] = min(tile_ny, tiles.ny - job[lane, _BOTTOM])
-            pixels = job[lane, _WIDTH] * job[lane, _HEIGHT]
-            want, job[lane, _PAST] = _wanted(job, lane, 0, y0, lo, hi)
-            job[lane, _FIRST] = want
+            job[_LEFT + lane], job[_BOTTOM + lane] = (tile - down * across) * tile_nx, down * tile_ny
+            job[_WIDTH + lane] = min(tile_nx, tiles.nx - job[_LEFT + lane])
+            job[_HEIGHT + lane] = min(tile_ny, tiles.ny - job[_BOTTOM + lane])
+            pixels = job[_WIDTH + lane] * job[_HEIGHT + lane]
+            want, job[_PAST + lane] = _wanted(job, lane, at, y0, lo, hi)
+            job[_FIRST + lane] = want
             start = U64(starts[tile]) * U64(8)
             state[bit_at] = start + U64(8 * bytepix)
             state[last_at] = take_bits(data, start, 8 * bytepix)
             state[end_at] = start + U64(lengths[tile]) * U64(8)
         state[PLACE + U64(lane)] = U64(lane * chunk_px)
         if want == pixels:
-            job[lane, _TILE], job[lane, _TODO], job[lane, _KEEP] = -1, _NEVER, 0
+            job[_TILE + lane], job[_TODO + lane], job[_KEEP + lane] = -1, _NEVER, 0
             state[ACTIVE + U64(lane)] = U64(0)
             continue
         near = want // segment_px
@@ -141,23 +143,13 @@ def _advance(job, state, index, data, tiles, following, past, chunk_px, values, 
             at = near * segment_px
             state[bit_at] = U64(starts[tile]) * U64(8) + (index[tile, near] >> U64(32))
             state[last_at] = index[tile, near] & U64(0xFFFFFFFF)
-        stop = min(at - at % chunk_px + chunk_px, pixels)
-        blocks = (min(stop, job[lane, _PAST]) - at + block_px - 1) // block_px
-        rest = pixels - at
-        if rest < block_px:
-            # The tile's last pixels are less than a block, which the lanes cannot take.
-            bit, _ = decode(
-                data, state[bit_at], state[end_at], state[last_at], bytepix, block_px, values, lane * chunk_px, rest
-            )  # fmt: skip
-            if bit == U64(0):
-                return -1 - tile
-            state[ACTIVE + U64(lane)] = U64(0)
-            job[lane, _TODO], job[lane, _AT] = 0, pixels
-        else:
-            state[ACTIVE + U64(lane)] = U64(1)
-            job[lane, _TODO], job[lane, _AT] = min(blocks, rest // block_px), at
-        job[lane, _TILE], job[lane, _BASE] = tile, at
-        job[lane, _KEEP] = want < at + blocks * block_px
+        # The tile's last pixels, if they are less than a block, are a chunk of their own.
+        count = min(block_px, pixels - at)
+        stop = min(at - at % chunk_px + chunk_px, pixels - pixels % count, job[_PAST + lane])
+        blocks = (stop - at + count - 1) // count
+        state[COUNT + U64(lane)], state[ACTIVE + U64(lane)] = U64(count), U64(1)
+        job[_TILE + lane], job[_BASE + lane], job[_AT + lane] = tile, at, at
+        job[_TODO + lane], job[_KEEP + lane] = blocks, want < at + blocks * count
     return following
 
 
@@ -190,29 +182,28 @@ def read_rice(data, tiles, index, scaling, y0, lo, hi, x0, out, stride):  # type
     across = (tiles.nx + tiles.tile_nx - 1) // tiles.tile_nx
     following = y0 // tiles.tile_ny * across
     past = ((y0 + lo.size - 1) // tiles.tile_ny + 1) * across
-    state = np.zeros(STATE_SIZE, np.uint64)
+    state = np.empty(STATE_SIZE, np.uint64)
     codes = np.empty(LANES * block_px, np.int32)
     values = np.empty(LANES * chunk_px, np.int32)
-    job = np.zeros((LANES, _FIELDS), np.int64)
-    job[:, _TILE] = -1
+    job = np.empty(_FIELDS * LANES, np.int64)
+    for k in range(state.size):
+        state[k] = U64(0)
+    for k in range(job.size):
+        job[k] = 0 if k >= LANES else -1
     bad = 0
     while True:
         bad += _hand_over(job, chunk_px, values, y0, lo, hi, x0, out, stride, scaling)
-        following = _advance(job, state, index, data, tiles, following, past, chunk_px, values, y0, lo, hi)
-        if following < 0:
-            return following
-        blocks, keep = _NEVER, False
+        following = _advance(job, state, index, data, tiles, following, past, chunk_px, y0, lo, hi)
+        blocks, keep = np.int64(_NEVER), np.bool_(False)
         for lane in range(LANES):
-            blocks = min(blocks, job[lane, _TODO])
-            keep |= job[lane, _KEEP] != 0
+            blocks = min(blocks, job[_TODO + lane])
+            keep |= job[_KEEP + lane] != 0
         if blocks == _NEVER:
             return bad
-        if blocks == 0:
-            continue
         failed = run_blocks(data, state, codes, values, blocks, tiles.bytepix, block_px, keep)
         if failed >= 0:
-            return -1 - job[failed, _TILE]
+            return -1 - job[_TILE + failed]
         for lane in range(LANES):
-            if job[lane, _TILE] >= 0:
-                job[lane, _TODO] -= blocks
-                job[lane, _AT] += blocks * block_px
+            if job[_TILE + lane] >= 0:
+                job[_TODO + lane] -= blocks
+                job[_AT + lane] += blocks * np.int64(state[COUNT + U64(lane)])

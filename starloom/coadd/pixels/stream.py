@@ -79,8 +79,8 @@ def _split(data, bit, end, last, low, values, at, stop):  # type: ignore[no-unty
 
 
 @exact
-def decode(data, bit, end, last, bytepix, block_px, values, place, count):  # type: ignore[no-untyped-def]
-    """Decode ``count`` pixels that begin with a block.
+def decode(data, bit, end, last, bytepix, values, place, count):  # type: ignore[no-untyped-def]
+    """Decode a block of ``count`` pixels.
 
     Parameters
     ----------
@@ -96,32 +96,24 @@ def decode(data, bit, end, last, bytepix, block_px, values, place, count):  # ty
     Returns
     -------
     tuple[uint64, uint64]
-        Bit offset behind them (0: the stream is damaged) and last pixel.
+        Bit offset behind it (0: the stream is damaged) and last pixel.
     """
     code_bits = U64(3) if bytepix == 1 else U64(4) if bytepix == 2 else U64(5)
     raw, raw_bits = raw_code(bytepix), U64(8 * bytepix)
-    at, past = place, place + count
-    while at < past:
-        stop = min(at + block_px, past)
-        if bit + code_bits > end:
-            return U64(0), last
-        code = take_bits(data, bit, code_bits)
-        bit += code_bits
-        if code == U64(0):
-            for k in range(at, stop):
-                values[U64(k)] = np.int32(last)
-        elif code < raw:
-            bit, last = _split(data, bit, end, last, code - _ONE, values, at, stop)
-            if bit == U64(0):
-                return bit, last
-        elif code == raw:
-            if bit + raw_bits * U64(stop - at) > end:
-                return U64(0), last
-            for k in range(at, stop):
-                last += unfold(take_bits(data, bit, raw_bits))
-                bit += raw_bits
-                values[U64(k)] = np.int32(last)
-        else:
-            return U64(0), last
-        at = stop
+    if bit + code_bits > end:
+        return U64(0), last
+    code = take_bits(data, bit, code_bits)
+    bit += code_bits
+    if code == U64(0):
+        for k in range(place, place + count):
+            values[U64(k)] = np.int32(last)
+    elif code < raw:
+        bit, last = _split(data, bit, end, last, code - _ONE, values, place, place + count)
+    elif code == raw and bit + raw_bits * U64(count) <= end:
+        for k in range(place, place + count):
+            last += unfold(take_bits(data, bit, raw_bits))
+            bit += raw_bits
+            values[U64(k)] = np.int32(last)
+    else:
+        bit = U64(0)
     return bit, last
