@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from starloom.coadd.pixels.layout import Bytes, Hdu, damaged
 from starloom.coadd.pixels.rice import RiceTiles, read_rice
-from starloom.coadd.pixels.scaling import NO_BLANK, Scaling, dither_noise, dithered, linear, of_tile, wrapping
+from starloom.coadd.pixels.scaling import NO_BLANK, Scaling, dither_noise, dithered, linear, of_tile
 from starloom.coadd.pixels.table import Extents, TileTable
 
 _GZIP_WINDOW = 31
@@ -40,7 +40,7 @@ def _scaling(table: TileTable, bytepix: int) -> Scaling:
         scale,
         zero,
         whole,
-        *wrapping(bytepix),
+        bytepix,
         dither,
         hdu.integer("ZDITHER0", 1, most=2**31 - 1) if dither else 0,
         exact_zero,
@@ -128,7 +128,7 @@ class TilesOneByOne:
             if scaling.dither:
                 dithered(values, 0, values.size, scale, zero, blank, scaling, tile, 0, adu, 0)
             else:
-                linear(values, 0, values.size, scale, zero, blank, 0, -1, adu, 0)
+                linear(values, 0, values.size, scale, zero, blank, 4, adu, 0)
             return adu
         with np.errstate(over="ignore", invalid="ignore"):
             adu[:] = stored.astype(np.float64) * hdu.number("BSCALE", 1.0) + hdu.number("BZERO", 0.0)
