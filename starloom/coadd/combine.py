@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from starloom.coadd.fused import BLOCK
+from starloom.coadd.fused import BASE, BLOCK, CENTRE, CONTRAST, LEVEL
+from starloom.coadd.fused.gate import candidates
 from starloom.coadd.fused.median import medians
-from starloom.coadd.fused.network import comparators
+from starloom.coadd.fused.network import merging
 from starloom.coadd.fused.reject import FLOOD_PX, WIDEN_PX, flood, scan
-from starloom.coadd.fused.signal import highest, reference, signals, smoothed
-from starloom.coadd.fused.sizes import unlike
+from starloom.coadd.fused.signal import signals
 from starloom.coadd.fused.sums import sums
 from starloom.coadd.plan import PlanFrame, StackOptions, StackPlan, Tile
 
@@ -64,7 +64,9 @@ class FrameNoise:
     @property
     def spent(self) -> float:
         """Square of the weight over the inverse variance: what it adds to the variance of a weighted sum."""
-        return self.weight if self.inverse_variance is None else self.weight**2 / self.inverse_variance
+        if self.inverse_variance is None or self.inverse_variance == self.weight:
+            return self.weight  # not its square over itself, which differs in the last bit
+        return self.weight**2 / self.inverse_variance
 
     @property
     def alike(self) -> float:
@@ -163,36 +165,34 @@ def combine_tile(
     hit, clipped = np.zeros(ny * nx, np.int16), np.zeros(n, np.int64)
     centre = np.empty(0, np.float32)
     if n > 0 and options.combine == "median":
-        planes, count = _SCRATCH.planes(ny * nx)
-        centre = planes[0]
-        _medians(values, noises, nothing, place, False, centre, count, planes[1])
+        centre = _SCRATCH.planes(ny * nx)[0][CENTRE]
+        medians(values, merging(n), _variances(noises), centre)
     elif n > 1 and options.combine == "clipped":
         _reject(values, noises, shares, options.clip_sigma, sky_level, place, part, hit, clipped)
-    sci, weight = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    coverage, offered = np.empty(shape, np.int16), clipped.copy()
-    sums(
-        values,
-        np.array([x.weight for x in noises], np.float32),
-        shares,
-        place,
-        part,
-        sci,
-        weight,
-        coverage,
-        offered,
-    )
+    offered = clipped.copy()
+    planes = _planes(shape)
+    own = np.array([x.weight for x in noises], np.float32)
+    sums(values, own, shares, place, part, hit, planes, offered)
+    sci, weight, coverage, rejected = planes
     if any(noise.spent != noise.weight for noise in noises):
         # Weights that follow more than the noise: the variance of the mean is what they make of it.
-        spent, aside = np.empty(shape, np.float32), (np.empty(shape, np.float32), np.empty(shape, np.int16))
+        aside = _planes(shape)
         own = np.array([x.spent for x in noises], np.float32)
-        sums(values, own, shares, place, part, aside[0], spent, aside[1], offered.copy())
-        np.divide(weight**2, spent, out=weight, where=spent > 0)
+        sums(values, own, shares, place, part, hit, aside, offered.copy())
+        np.divide(weight**2, aside[1], out=weight, where=aside[1] > 0)
     if centre.size:
         sci = centre.reshape(ny, nx)[inner].copy()
-    sci[coverage == 0] = np.nan
-    gone = hit.reshape(ny, nx)[inner]
-    rejected = np.divide(gone, np.maximum(coverage + gone, 1), dtype=np.float32)
+        sci[coverage == 0] = np.nan
     return Combined(sci, weight, coverage, rejected, clipped, offered)
+
+
+def _planes(shape: tuple[int, int]) -> tuple[Plane, Plane, NDArray[np.int16], Plane]:
+    sci, weight, rejected = (np.empty(shape, np.float32) for _ in range(3))
+    return sci, weight, np.empty(shape, np.int16), rejected
+
+
+def _variances(noises: Sequence[FrameNoise]) -> Plane:
+    return np.array([noise.sigma**2 for noise in noises], np.float32)
 
 
 class _Scratch(threading.local):
@@ -202,28 +202,13 @@ class _Scratch(threading.local):
         self._floats, self._counts = np.empty(0, np.float32), np.empty(0, np.int32)
 
     def planes(self, npix: int) -> tuple[Plane, NDArray[np.int32]]:
-        """Return ten planes and one of counts, each of ``npix``, with anything in them."""
+        """Return eight planes and one of counts, each of ``npix``, with anything in them."""
         if self._counts.size < npix:
-            self._floats, self._counts = np.empty(10 * npix, np.float32), np.empty(npix, np.int32)
-        return self._floats[: 10 * npix].reshape(10, npix), self._counts[:npix]
+            self._floats, self._counts = np.empty(8 * npix, np.float32), np.empty(npix, np.int32)
+        return self._floats[: 8 * npix].reshape(8, npix), self._counts[:npix]
 
 
 _SCRATCH = _Scratch()
-
-
-def _medians(
-    values: Plane,
-    noises: Sequence[FrameNoise],
-    spreads: Plane,
-    place: tuple[int, int, int],
-    lower_of_two: bool,
-    centre: Plane,
-    count: NDArray[np.int32],
-    total: Plane,
-) -> None:
-    variance = np.array([noise.sigma**2 for noise in noises], np.float32)
-    network = comparators((len(noises) + 1) // 2)
-    medians(values, network, variance, spreads, place, lower_of_two, centre, count, total)
 
 
 def _reject(
@@ -239,28 +224,32 @@ def _reject(
 ) -> None:
     # Between nodes it is the variance that is bilinear here, not its inverse: an upper bound, without a division.
     spreads = np.asarray(1 / shares, np.float32)
-    npix, nx = values.shape[1], place[2]
-    room, count = _SCRATCH.planes(npix)
-    planes, contrast, total = room[:8], room[8], room[9]
-    centre, base, own, level, *terms = planes
-    _medians(values, noises, spreads, place, True, centre, count, total)
-    reference(centre, count, total, base, own)
-    quiet = np.empty(-(-npix // BLOCK), np.bool_)
-    image, errors, high, low = (plane.reshape(-1, nx) for plane in (centre, base, level, contrast))
-    smoothed(image, high, low)
-    for plane in (high, low):
-        highest(plane, _window_px(noises))
-    signals(image, errors, high, low, sky_level[np.newaxis], place, quiet)
+    (n, npix), nx = values.shape, place[2]
+    planes, count = _SCRATCH.planes(npix)
+    variance, square = _variances(noises), np.float32(clip_sigma**2)
+    ready = np.zeros(-(-npix // BLOCK), np.bool_)
+    flags = np.empty((ready.size, -(-n // 4)), np.bool_)
+    centre, base = planes[CENTRE], planes[BASE]
+    candidates(values, merging(n), variance, spreads, place, square, centre, base, count, flags)
+    image, errors, level, contrast = (planes[row].reshape(-1, nx) for row in (CENTRE, BASE, LEVEL, CONTRAST))
+    signals(image, errors, sky_level[np.newaxis], place, _window_px(noises), level, contrast)
     size = np.array([noise.fwhm_px**2 for noise in noises], np.float32)
     order = np.argsort(size, kind="stable").astype(np.int32)
-    unlike(values, order, size, count, quiet, contrast, (_UNLIKE, _MIXED), *terms)
-    variance = np.array([noise.sigma**2 for noise in noises], np.float32)
     models = np.array(
         [(x.fwhm_px**-2, x.alike / _UNLIKE, 1 / x.gain if x.gain else 0) for x in noises], np.float32
     )
-    square = np.float32(clip_sigma**2)
-    common = (variance, models, spreads, place, square)
-    frames, places, k = scan(values, planes, quiet, *common)
+    common = (
+        planes,
+        count,
+        ready,
+        (order, size[order], (_UNLIKE, _MIXED)),
+        variance,
+        models,
+        spreads,
+        place,
+        square,
+    )
+    frames, places, k = scan(values, planes, count, flags, *common[2:])
     if k:
         share = np.float32(min(_FLOOD_SIGMA / clip_sigma, 1.0) ** 2)
-        flood(values, planes, quiet, count, *common, share, frames[:k], places[:k], part, hit, clipped)
+        flood(values, *common, share, frames[:k], places[:k], part, hit, clipped)

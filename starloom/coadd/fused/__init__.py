@@ -15,3 +15,6 @@ BLOCK = 64
 
 offset = np.uintp
 """Type of an index that cannot be negative."""
+
+CENTRE, BASE, LEVEL, CONTRAST, ALIKE, SHARPER, WIDER, MIXED = (offset(row) for row in range(8))
+"""Planes of what values are compared with, each of npix: what a pixel is and how far stars may be from it."""

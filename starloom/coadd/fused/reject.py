@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from starloom.coadd.fused import BLOCK, offset
+from starloom.coadd.fused import ALIKE, BASE, BLOCK, CENTRE, LEVEL, MIXED, SHARPER, WIDER, offset
 from starloom.coadd.fused.lattice import spread
+from starloom.coadd.fused.sizes import unlike
 from starloom.coadd.jit import ABSENT, compiled
 
 FLOOD_PX = 8
@@ -14,100 +15,74 @@ FLOOD_PX = 8
 WIDEN_PX = 3
 """Pixels by which the strongest are widened: the reach of Lanczos-3, whose lobes are of the other sign."""
 
-_STRIP_PX = 1024
-"""Pixels of a frame scanned at a time: what they are compared with (36 KiB) stays in the first-level cache."""
+_STRIP = 16
+"""Blocks looked at of four frames before the next four: what they are compared with (32 KiB) stays cached."""
 _ROOM = 65536
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _WIDE = (np.float32(4.0), np.float32(150.0))
 """Square of the deviation in clips from which on one and two pixels more go: 10 and 60 sigma at a clip of 5,
 where the lobes of the resampling (8 % and 2 % of the peak) reach one sigma."""
 
-_CENTRE, _BASE, _OWN, _LEVEL, _ALIKE, _SHARPER, _WIDER, _MIXED = (offset(row) for row in range(8))
-
 
 @compiled
 def _excess(
     v: np.float32,
     planes: NDArray[np.float32],
-    quiet: NDArray[np.bool_],
     p: int,
     variance: np.float32,
     models: NDArray[np.float32],
     k: int,
-    share: np.float32,
     square: np.float32,
 ) -> np.float32:
-    # Square of the deviation over its bound; 0 where even without signal it is within.
-    d = v - planes[_CENTRE, p]
-    noise = square * (planes[_BASE, p] + variance * planes[_OWN, p])
-    if d * d <= share * noise:
-        return _ZERO
-    if quiet[p // BLOCK]:
-        return np.float32(d * d / noise)
+    # Square of the deviation over its bound.
+    d = v - planes[CENTRE, p]
     inverse, floor, photons = models[k, 0], models[k, 1], models[k, 2]
-    alike = planes[_ALIKE, p]
-    swing = max(planes[_SHARPER, p] * inverse - alike, alike - planes[_WIDER, p] * inverse)
-    swing += alike * floor + planes[_MIXED, p]
-    return np.float32(d * d / (noise + square * planes[_LEVEL, p] * photons + swing * swing))
+    alike = planes[ALIKE, p]
+    swing = max(planes[SHARPER, p] * inverse - alike, alike - planes[WIDER, p] * inverse)
+    swing += alike * floor + planes[MIXED, p]
+    noise = square * (planes[BASE, p] + variance)
+    return np.float32(d * d / (noise + square * planes[LEVEL, p] * photons + swing * swing))
 
 
 @compiled
-def _scan_strip(
+def _beyond(
     cube: NDArray[np.float32],
     k: int,
-    start: int,
-    stop: int,
+    first: int,
+    m: int,
     planes: NDArray[np.float32],
-    quiet: NDArray[np.bool_],
+    count: NDArray[np.int32],
     variance: NDArray[np.float32],
     models: NDArray[np.float32],
     square: np.float32,
-    frames: NDArray[np.int32],
-    places: NDArray[np.int64],
-    found: int,
-    flags: NDArray[np.int32],
+    marks: NDArray[np.int32],
 ) -> int:
-    # Apart from where arrays grow: there, each would be counted as a reference for every block.
-    frame, begin = offset(k), offset(start)
+    frame, start = offset(k), offset(first)
     inverse, floor, photons = models[k, 0], models[k, 1], models[k, 2]
-    for first in range(0, stop - start, BLOCK):
-        m, block = min(BLOCK, stop - start - first), offset(first)
-        hits = np.int32(0)
-        if quiet[(start + first) // BLOCK]:
-            for j in range(m):
-                i = block + offset(j)
-                p = begin + i
-                d = cube[frame, p] - planes[_CENTRE, p]
-                d = d if cube[frame, p] < ABSENT else _ZERO
-                noise = square * (planes[_BASE, p] + variance[i] * planes[_OWN, p])
-                flags[offset(j)] = np.int32(d * d > noise)
-                hits = np.int32(hits + flags[offset(j)])
-        else:
-            for j in range(m):
-                i = block + offset(j)
-                p = begin + i
-                d = cube[frame, p] - planes[_CENTRE, p]
-                d = d if cube[frame, p] < ABSENT else _ZERO
-                noise = square * (planes[_BASE, p] + variance[i] * planes[_OWN, p])
-                alike = planes[_ALIKE, p]
-                up, down = planes[_SHARPER, p] * inverse - alike, alike - planes[_WIDER, p] * inverse
-                swing = (up if up > down else down) + (alike * floor + planes[_MIXED, p])
-                bound = noise + square * planes[_LEVEL, p] * photons + swing * swing
-                flags[offset(j)] = np.int32(d * d > bound)
-                hits = np.int32(hits + flags[offset(j)])
-        if hits > 0:
-            for j in range(m):
-                if flags[j]:
-                    frames[found], places[found] = k, start + first + j
-                    found += 1
-    return found
+    hits = np.int32(0)
+    for j in range(m):
+        i = offset(j)
+        p = start + i
+        d = cube[frame, p] - planes[CENTRE, p]
+        d = d if cube[frame, p] < ABSENT else _ZERO
+        noise = square * (planes[BASE, p] + (_ZERO if count[p] == 2 else variance[i]))
+        alike = planes[ALIKE, p]
+        up, down = planes[SHARPER, p] * inverse - alike, alike - planes[WIDER, p] * inverse
+        swing = (up if up > down else down) + (alike * floor + planes[MIXED, p])
+        bound = noise + square * planes[LEVEL, p] * photons + swing * swing
+        marks[i] = np.int32(d * d > bound)
+        hits = np.int32(hits + marks[i])
+    return int(hits)
 
 
 @compiled
 def scan(
     cube: NDArray[np.float32],
     planes: NDArray[np.float32],
-    quiet: NDArray[np.bool_],
+    count: NDArray[np.int32],
+    flags: NDArray[np.bool_],
+    ready: NDArray[np.bool_],
+    psfs: tuple[NDArray[np.int32], NDArray[np.float32], tuple[float, float]],
     variance: NDArray[np.float32],
     models: NDArray[np.float32],
     spreads: NDArray[np.float32],
@@ -121,12 +96,16 @@ def scan(
     cube
         ``(n, npix)``.
     planes
-        What values are compared with, shape ``(8, npix)``: centre, base, own, level, alike, sharper, wider and
-        mixed, see Notes.
-    quiet
-        Whether a block of `BLOCK` pixels has neither level nor contrast; the last four planes are not read there.
+        What values are compared with, shape ``(8, npix)``: rows `CENTRE`, `BASE`, `LEVEL` and `CONTRAST` are
+        there, the others are prepared in the blocks that need them.
+    count, flags
+        Number of values of each pixel, and where to look, of `fused.gate.candidates`.
+    ready
+        Becomes true for blocks whose planes are all prepared.
+    psfs
+        ``order``, ``ordered`` and ``terms`` of `fused.sizes.unlike`.
     variance, spreads, place
-        As for `fused.median.medians`.
+        As for `fused.gate.candidates`.
     models
         Of each frame, shape ``(n, 3)``: 1 / FWHM² (px⁻²), share of the contrast that like PSFs may differ by, and
         1 / gain (output units per electron).
@@ -142,24 +121,36 @@ def scan(
     -----
     A value is beyond the clip k where its squared distance from the centre exceeds
     k² (base + own variance + level / gain) + swing², with swing the greater of sharper / FWHM² - alike and
-    alike - wider / FWHM², and floor * alike + mixed beside it.
+    alike - wider / FWHM², and floor * alike + mixed beside it. The variance of one of two values is in the base.
     """
     n, npix = cube.shape
     frames, places, found = np.empty(_ROOM, np.int32), np.empty(_ROOM, np.int64), 0
-    own, flags = np.empty(_STRIP_PX, np.float32), np.empty(BLOCK, np.int32)
-    for start in range(0, npix, _STRIP_PX):
-        stop = min(start + _STRIP_PX, npix)
-        for k in range(n):
-            if spreads.shape[0] > 0:
-                spread(spreads, k, place, start, stop - start, variance[k], own)
-            else:
-                own[:] = variance[k]
-            if found + _STRIP_PX > frames.size:
-                frames = np.concatenate((frames, np.empty_like(frames)))
-                places = np.concatenate((places, np.empty_like(places)))
-            found = _scan_strip(
-                cube, k, start, stop, planes, quiet, own, models, square, frames, places, found, flags
-            )
+    own, marks = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
+    fields, sizes = np.empty((3, BLOCK), np.uint64), np.empty((4, BLOCK), np.float32)
+    order, ordered, terms = psfs
+    for strip in range(0, flags.shape[0], _STRIP):
+        for group in range(flags.shape[1]):
+            for block in range(strip, min(strip + _STRIP, flags.shape[0])):
+                if not flags[block, group]:
+                    continue
+                first = block * BLOCK
+                m = min(BLOCK, npix - first)
+                if not ready[block]:
+                    unlike(cube, order, ordered, count, block, terms, fields, sizes, planes)
+                    ready[block] = True
+                if found + 4 * BLOCK > frames.size:
+                    frames = np.concatenate((frames, np.empty_like(frames)))
+                    places = np.concatenate((places, np.empty_like(places)))
+                for k in range(4 * group, min(4 * group + 4, n)):
+                    if spreads.shape[0] > 0:
+                        spread(spreads, k, place, first, m, variance[k], own)
+                    else:
+                        own[:] = variance[k]
+                    if _beyond(cube, k, first, m, planes, count, own, models, square, marks) > 0:
+                        for j in range(m):
+                            if marks[j]:
+                                frames[found], places[found] = k, first + j
+                                found += 1
     return frames, places, found
 
 
@@ -167,8 +158,9 @@ def scan(
 def flood(
     cube: NDArray[np.float32],
     planes: NDArray[np.float32],
-    quiet: NDArray[np.bool_],
     count: NDArray[np.int32],
+    ready: NDArray[np.bool_],
+    psfs: tuple[NDArray[np.int32], NDArray[np.float32], tuple[float, float]],
     variance: NDArray[np.float32],
     models: NDArray[np.float32],
     spreads: NDArray[np.float32],
@@ -189,10 +181,8 @@ def flood(
 
     Parameters
     ----------
-    cube, planes, quiet, variance, models, spreads, place, square
+    cube, planes, count, ready, psfs, variance, models, spreads, place, square
         As for `scan`; rejected values become `ABSENT`.
-    count
-        Values that each pixel has, ``(npix,)``.
     share
         Square of the lower threshold in units of the clip.
     frames, places
@@ -216,6 +206,8 @@ def flood(
     queue, used = np.empty(max(1024, 4 * places.size), np.int64), 0
     starts = np.zeros(n + 1, np.int64)
     factor = np.ones(1, np.float32)
+    fields, sizes = np.empty((3, BLOCK), np.uint64), np.empty((4, BLOCK), np.float32)
+    order, ordered, terms = psfs
     for k in range(n):
         starts[k] = used
         s = head[k]
@@ -241,9 +233,8 @@ def flood(
                     p = queue[q]
                     if spreads.shape[0] > 0:
                         spread(spreads, k, place, p, 1, _ONE, factor)
-                    times = _excess(
-                        cube[k, p], planes, quiet, p, variance[k] * factor[0], models, k, share, square
-                    )
+                    own = _ZERO if count[p] == 2 else variance[k] * factor[0]
+                    times = _excess(cube[k, p], planes, p, own, models, k, square)
                     radius += int(times > _WIDE[0]) + int(times > _WIDE[1])
                 if used + 64 > queue.size:
                     queue = np.concatenate((queue, np.empty_like(queue)))
@@ -256,10 +247,15 @@ def flood(
                         if not last:
                             if spreads.shape[0] > 0:
                                 spread(spreads, k, place, p, 1, _ONE, factor)
-                            if (
-                                _excess(v, planes, quiet, p, variance[k] * factor[0], models, k, share, square)
-                                <= share
-                            ):
+                            own = _ZERO if count[p] == 2 else variance[k] * factor[0]
+                            d = v - planes[CENTRE, p]
+                            # Mostly it is within even without signal.
+                            if d * d <= share * (square * (planes[BASE, p] + own)):
+                                continue
+                            if not ready[p // BLOCK]:
+                                unlike(cube, order, ordered, count, p // BLOCK, terms, fields, sizes, planes)
+                                ready[p // BLOCK] = True
+                            if _excess(v, planes, p, own, models, k, square) <= share:
                                 continue
                         seen[p] = True
                         queue[used] = p

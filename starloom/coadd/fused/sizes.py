@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from starloom.coadd.fused import BLOCK, offset
+from starloom.coadd.fused import ALIKE, BLOCK, CONTRAST, MIXED, SHARPER, WIDER, offset
 from starloom.coadd.jit import ABSENT, compiled
 
 # Four ranks in the fields of one integer are compared and counted at once: in own arrays they took 5 times
@@ -23,68 +23,81 @@ _SMOOTHED = np.float32(2.77)
 
 
 @compiled
-def _rank(there: int, q: int) -> int:
-    last = there - 1
-    return (last >> 2, last >> 1, there >> 1, last - (last >> 2))[q]
+def _ranks(count: NDArray[np.int32], first: int, m: int, ranks: NDArray[np.uint64]) -> None:
+    start = offset(first)
+    for j in range(m):
+        i = offset(j)
+        there = np.int64(count[start + i])
+        last = there - 1 if there > 0 else 0
+        inner = (last >> 2) | ((last >> 1) << 16) | ((there >> 1) << 32)
+        ranks[i] = _GUARD + np.uint64(inner | ((last - (last >> 2)) << 48))
 
 
 @compiled
 def _pass(
     cube: NDArray[np.float32],
-    k: int,
+    order: NDArray[np.int32],
+    step: int,
     first: int,
     m: int,
     below: NDArray[np.uint64],
     ranks: NDArray[np.uint64],
     steps: NDArray[np.uint64],
 ) -> None:
-    frame, start = offset(k), offset(first)
+    # Four frames; beyond the last one nothing counts.
+    last, start = order.size - 1, offset(first)
+    a, b = offset(order[step]), offset(order[min(step + 1, last)])
+    c, d = offset(order[min(step + 2, last)]), offset(order[min(step + 3, last)])
+    each_b, each_c = _EACH if step + 1 <= last else _NONE, _EACH if step + 2 <= last else _NONE
+    each_d = _EACH if step + 3 <= last else _NONE
     for j in range(m):
         i = offset(j)
-        smaller = below[i]
-        steps[i] += ((ranks[i] - smaller) >> _GUARD_BIT) & _EACH
-        below[i] = smaller + (_EACH if cube[frame, start + i] < ABSENT else _NONE)
+        p = start + i
+        smaller, rank, more = below[i], ranks[i], steps[i]
+        more += ((rank - smaller) >> _GUARD_BIT) & _EACH
+        smaller += _EACH if cube[a, p] < ABSENT else _NONE
+        more += ((rank - smaller) >> _GUARD_BIT) & each_b
+        smaller += each_b if cube[b, p] < ABSENT else _NONE
+        more += ((rank - smaller) >> _GUARD_BIT) & each_c
+        smaller += each_c if cube[c, p] < ABSENT else _NONE
+        more += ((rank - smaller) >> _GUARD_BIT) & each_d
+        smaller += each_d if cube[d, p] < ABSENT else _NONE
+        below[i], steps[i] = smaller, more
 
 
 @compiled
 def _terms(
-    contrast: NDArray[np.float32],
+    planes: NDArray[np.float32],
     first: int,
     m: int,
     sizes: NDArray[np.float32],
     factor: np.float32,
     other: np.float32,
-    alike: NDArray[np.float32],
-    sharper: NDArray[np.float32],
-    wider: NDArray[np.float32],
-    mixed: NDArray[np.float32],
 ) -> None:
     start = offset(first)
     for j in range(m):
         i = offset(j)
         p, size = start + i, sizes[_LOW, i]
-        swing = contrast[p] * (_ONE + _SMOOTHED / size)
-        alike[p] = factor * swing
-        sharper[p] = factor * swing * sizes[_HIGH, i]
-        wider[p] = factor * swing * size
-        mixed[p] = other * swing * (_ONE - sizes[_FIRST, i] / sizes[_LAST, i])
+        swing = planes[CONTRAST, p] * (_ONE + _SMOOTHED / size)
+        planes[ALIKE, p] = factor * swing
+        planes[SHARPER, p] = factor * swing * sizes[_HIGH, i]
+        planes[WIDER, p] = factor * swing * size
+        planes[MIXED, p] = other * swing * (_ONE - sizes[_FIRST, i] / sizes[_LAST, i])
 
 
 @compiled
 def unlike(
     cube: NDArray[np.float32],
     order: NDArray[np.int32],
-    size: NDArray[np.float32],
+    ordered: NDArray[np.float32],
     count: NDArray[np.int32],
-    quiet: NDArray[np.bool_],
-    contrast: NDArray[np.float32],
+    block: int,
     terms: tuple[float, float],
-    alike: NDArray[np.float32],
-    sharper: NDArray[np.float32],
-    wider: NDArray[np.float32],
-    mixed: NDArray[np.float32],
+    fields: NDArray[np.uint64],
+    found: NDArray[np.float32],
+    planes: NDArray[np.float32],
 ) -> None:
-    """Prepare the four terms of what PSFs may differ by, see `fused.reject.scan`.
+    """Prepare the four terms of what PSFs may differ by, in one block, see `fused.reject.scan`.
 
     They come from the middle and the quartiles of the sizes of those frames that a pixel has: of the frames of a
     tile it may be others, and what is known of a pixel must not hang on its tile.
@@ -93,20 +106,21 @@ def unlike(
     ----------
     cube
         ``(n, npix)``, `ABSENT` where a frame has nothing.
-    order, size
-        Frames by increasing size of their PSF, and that size (squared FWHM), each of shape ``(n,)``.
+    order, ordered
+        Frames by increasing size of their PSF, and these sizes (squared FWHM), each of shape ``(n,)``.
     count
         Number of values of each pixel, ``(npix,)``.
-    quiet
-        Blocks of `BLOCK` pixels without contrast: all terms are 0 there, and nothing is written.
-    contrast
-        Of `fused.signal.signals`, ``(npix,)``, which the smoothing has lowered: for a star by
-        1 + 2.77 px² / FWHM².
+    block
+        Which `BLOCK` pixels.
     terms
         Factors of the first three terms and of the last.
-    alike, sharper, wider, mixed
-        Receive the contrast, as before the smoothing, times 1, times the higher and times the lower of the two
-        middle sizes, and times how far the quartiles differ, 1 - first / last; each times its factor; ``(npix,)``.
+    fields, found
+        Scratch, shapes ``(3, BLOCK)`` and ``(4, BLOCK)``.
+    planes
+        The contrast of `fused.signal.signals` in row `CONTRAST`, which the smoothing has lowered: for a star by
+        1 + 2.77 px² / FWHM². Rows `ALIKE`, `SHARPER`, `WIDER` and `MIXED` receive the contrast, as before the
+        smoothing, times 1, times the higher and times the lower of the two middle sizes, and times how far the
+        quartiles differ, 1 - first / last; each times its factor; shape ``(8, npix)``.
 
     Notes
     -----
@@ -115,27 +129,22 @@ def unlike(
     """
     n, npix = cube.shape
     factor, other = np.float32(terms[0]), np.float32(terms[1])
-    below, ranks, steps = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint64)
-    found = np.empty((4, BLOCK), np.float32)
-    for b in range(quiet.size):
-        if quiet[b]:
-            continue
-        first = b * BLOCK
-        m = min(BLOCK, npix - first)
-        if count[first : first + m].min() == n:
-            for q in range(4):
-                found[q] = size[order[_rank(n, q)]]
-        else:
-            for i in range(m):
-                ranks[i], there = _GUARD, max(count[first + i], 1)
-                for q in range(4):
-                    ranks[i] += np.uint64(_rank(there, q)) << (_FIELD * np.uint64(q))
-            below[:], steps[:] = _NONE, _NONE
-            for k in range(n):
-                _pass(cube, order[k], first, m, below, ranks, steps)
-            for i in range(m):
+    first = block * BLOCK
+    m = min(BLOCK, npix - first)
+    last = n - 1
+    whole = (ordered[last >> 2], ordered[last >> 1], ordered[n >> 1], ordered[last - (last >> 2)])
+    for q in range(4):
+        found[q] = whole[q]
+    if count[first : first + m].min() < n:
+        below, ranks, steps = fields[0], fields[1], fields[2]
+        _ranks(count, first, m, ranks)
+        below[:], steps[:] = _NONE, _NONE
+        for step in range(0, n, 4):
+            _pass(cube, order, step, first, m, below, ranks, steps)
+        for i in range(m):
+            if 0 < count[first + i] < n:
                 for q in range(4):
                     # Steps up to the frame before which as many are smaller as the rank says, itself included.
-                    step = np.int64((steps[i] >> (_FIELD * np.uint64(q))) & _MASK)
-                    found[q, i] = size[order[step - 1]]
-        _terms(contrast, first, m, found, factor, other, alike, sharper, wider, mixed)
+                    up = np.int64((steps[i] >> (_FIELD * np.uint64(q))) & _MASK)
+                    found[q, i] = ordered[up - 1]
+    _terms(planes, first, m, found, factor, other)
