@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from astropy.wcs import WCS
@@ -20,6 +19,7 @@ from starloom.coadd.inputs import InputFrame, frame_wcs_cards, open_frame, pixel
 from starloom.coadd.mapping import choose_node_px
 from starloom.coadd.match import StarFluxes, flux_scales, match_stars, shared_counts
 from starloom.coadd.measure import PEDESTAL
+from starloom.coadd.parallel import in_threads
 from starloom.coadd.plan import (
     OUTPUT_ZERO_POINT_MAG,
     PinnedGrid,
@@ -35,9 +35,6 @@ from starloom.coadd.resample import choose_kernel, noise_factor
 from starloom.coadd.sample import Sample, take_sample
 from starloom.coadd.triage import triage
 from starloom.errors import BadInput
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 MATCH_FWHM = 1.0
 """How far one star may lie in two frames, over the group's median FWHM."""
@@ -133,7 +130,7 @@ def make_plan(
     options = options or StackOptions()
     if not inputs and not unread:
         raise BadInput("no frames to stack", code="no-input", hint="Give at least one solved frame.")
-    looked_at = _in_threads(_candidate_or_error, inputs, options.threads)
+    looked_at = list(in_threads(_candidate_or_error, inputs, options.threads))
     candidates = [c for c in looked_at if isinstance(c, _Candidate)]
     refusals = [*unread, *((i, e) for i, e in zip(inputs, looked_at, strict=True) if isinstance(e, BadInput))]
     plans: list[StackPlan] = []
@@ -153,14 +150,6 @@ def make_plan(
     if not plans:
         raise nothing_to_stack(left_out, [error for _, error in refusals])
     return _with_left_out(plans, left_out)
-
-
-def _in_threads(function: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
-    """Apply a function that mostly waits or computes without the GIL; the order stays."""
-    if threads <= 1 or len(items) <= 1:
-        return [function(item) for item in items]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, items))
 
 
 def _with_left_out(plans: list[StackPlan], frames: Sequence[PlanFrame]) -> list[StackPlan]:
@@ -275,7 +264,7 @@ def _with_common_stars(
     again = choose_references([c.corners for c in group], alone, [c.sample.share for c in group])
     height = _REFERENCE_HEIGHT
     for denser in (*_DENSER, None):
-        closer = _in_threads(lambda i, h=height: _looked_closer(group[i], h), again, options.threads)  # type: ignore[misc]
+        closer = in_threads(lambda i, h=height: _looked_closer(group[i], h), again, options.threads)  # type: ignore[misc]
         for index, candidate in zip(again, closer, strict=True):
             group[index] = candidate
         numbers = match_stars([_vectors(c) for c in group], radius)

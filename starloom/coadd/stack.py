@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from starloom.coadd.engine import Engine
 from starloom.coadd.inputs import InputFrame, read_input
 from starloom.coadd.moving import Ephemeris, following
+from starloom.coadd.parallel import in_threads
 from starloom.coadd.plan import StackOptions, StackPlan, Tile
 from starloom.coadd.planning import make_plan
 from starloom.coadd.product import ProductFile, ProductInfo
@@ -89,25 +90,31 @@ def plan_files(
     """Plan the co-adds of solved files; arguments and errors as in `stack_files`."""
     if not paths:
         raise BadInput("no files to stack", code="no-input", hint="Name at least one solved FITS file.")
-    inputs: list[InputFrame] = []
-    refusals: dict[int, BadInput] = {}
-    for n, path in enumerate(paths, 1):
-        try:
-            inputs.append(read_input(path))
-        except BadInput as error:
-            refusals[len(inputs)] = error
-            inputs.append(undescribed(Path(path)))
+    options = options or StackOptions()
+    found: list[InputFrame] = []
+    errors: list[BadInput | None] = []
+    for item, error in in_threads(_read_or_refused, paths, options.threads):
+        found.append(item)
+        errors.append(error)
         if progress:
-            progress("read", n, len(paths))
-    inputs = _unique_ids(inputs)
+            progress("read", len(found), len(paths))
+    told = list(zip(_unique_ids(found), errors, strict=True))
     plans = make_plan(
-        [item for n, item in enumerate(inputs) if n not in refusals],
-        options or StackOptions(),
+        [item for item, error in told if error is None],
+        options,
         target_radec=target_radec,
-        unread=[(inputs[n], error) for n, error in refusals.items()],
+        unread=[(item, error) for item, error in told if error is not None],
     )
     plans = [prepared(plan, progress) for plan in plans]
     return plans if ephemeris is None else plans + [following(plan, ephemeris) for plan in plans]
+
+
+def _read_or_refused(path: Path | str) -> tuple[InputFrame, BadInput | None]:
+    """Describe a frame; where that cannot be done, as far as its header goes, and why."""
+    try:
+        return read_input(path), None
+    except BadInput as error:
+        return undescribed(Path(path)), error
 
 
 def _unique_ids(inputs: Sequence[InputFrame]) -> list[InputFrame]:

@@ -24,7 +24,14 @@ N = U64(LANES)
 BIT, LAST, END, ACTIVE, PLACE, COUNT = U64(0), N, U64(2) * N, U64(3) * N, U64(4) * N, U64(5) * N
 """Fields of the state, each of a word a lane: bit offset of the next block in the file; last pixel; bit offset of
 the stream's end; 1 for a lane that has a stream; where in ``values`` its next block goes; the block's pixels."""
-_BEFORE, _PIXEL, _LOW, _WORD, _HELD, _ODD = U64(6) * N, U64(7) * N, U64(8) * N, U64(9) * N, U64(10) * N, U64(11) * N
+_BEFORE, _PIXEL, _LOW, _WORD, _HELD, _ODD = (
+    U64(6) * N,
+    U64(7) * N,
+    U64(8) * N,
+    U64(9) * N,
+    U64(10) * N,
+    U64(11) * N,
+)
 STATE_SIZE = 12 * LANES
 
 _ONE, _TWO, _SEVEN, _SIX_BITS = U64(1), U64(2), U64(7), U64(63)

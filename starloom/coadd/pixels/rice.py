@@ -27,9 +27,7 @@ _NEVER = 1 << 62
 
 # Of each lane: its tile (-1: none), the tile's box and its wanted pixels, first and past the last; the pixel it
 # stands at, where its chunk began, the chunk's blocks that are left, whether any of its pixels is wanted.
-_TILE, _LEFT, _BOTTOM, _WIDTH, _HEIGHT, _FIRST, _PAST, _AT, _BASE, _TODO, _KEEP = range(
-    0, 11 * LANES, LANES
-)
+_TILE, _LEFT, _BOTTOM, _WIDTH, _HEIGHT, _FIRST, _PAST, _AT, _BASE, _TODO, _KEEP = range(0, 11 * LANES, LANES)
 _FIELDS = 11
 
 
