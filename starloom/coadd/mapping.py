@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from starloom.coadd.inside import weights_at
 from starloom.coadd.plan import PlanFrame, StackPlan, Terms, Tile
 from starloom.coadd.resample.exact import ExactMap, filled
-from starloom.coadd.resample.lattice import OUTSIDE, at_nodes
+from starloom.coadd.resample.lattice import OUTSIDE, at_nodes, at_places
 from starloom.errors import BadInput
 
 Floats = NDArray[np.float64]
@@ -82,12 +82,13 @@ class _Lattice:
         )  # fmt: skip
         return out
 
-    def linear(self, x: float, y: float, spacing: int, terms: Floats, shape: tuple[int, int]) -> Floats:
-        """Return frame x, y at a grid pixel, bilinear between nodes."""
-        i, j = math.floor(x / spacing), math.floor(y / spacing)
-        nodes = self.at(i * spacing, j * spacing, spacing, (2, 2), terms, shape)[:2]
-        s, t = x / spacing - i, y / spacing - j
-        return np.asarray(nodes @ (1 - s, s) @ (1 - t, t))
+    def at_places(self, places: Floats, spacing: int, terms: Floats, shape: tuple[int, int]) -> Floats:
+        """Return frame x, y (2, n) at grid pixels (n, 2): bilinear between nodes, or (0) on the lattice itself."""
+        out = np.empty((len(places), 2))
+        at_places(
+            self.values, self.i0, self.j0, float(self.step), terms, shape[0], shape[1], places, float(spacing), out
+        )
+        return out.T
 
 
 def _terms(registration: tuple[Terms, Terms] | None) -> Floats:
@@ -163,8 +164,8 @@ def _good_lattice(
         if lattice is None:
             return None, places
         probes = _probes(seen, step)
-        got = np.array([lattice.at(x, y, 1.0, (1, 1), none, frame_shape)[:2, 0, 0] for x, y in probes])
-        error = _error(exact, probes, got.reshape(-1, 2).T, none, frame_shape)
+        got = lattice.at_places(probes, 0, none, frame_shape)
+        error = _error(exact, probes, got, none, frame_shape)
         if error < _EXACT_ERROR_PX:
             return lattice, seen
     raise _too_curved(name, error)
@@ -215,8 +216,8 @@ def choose_node_px(
     error = 0.0
     for spacing in NODE_PX:
         probes = _probes(places, spacing)
-        got = np.array([lattice.linear(x, y, spacing, terms, frame_shape) for x, y in probes])
-        error = _error(exact, probes, got.reshape(-1, 2).T, terms, frame_shape)
+        got = lattice.at_places(probes, spacing, terms, frame_shape)
+        error = _error(exact, probes, got, terms, frame_shape)
         if error < MAX_ERROR_PX:
             return spacing, error
     raise _too_curved(name, error)
