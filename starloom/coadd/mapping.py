@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,13 @@ _SAMPLES = 17
 
 _SLACK_PX = 8.0
 """Frames and tiles that lie this close, frame pixels, are left to the kernel to judge."""
+
+
+_KNOWN: dict[Any, tuple[_Lattice | None, tuple[Floats, Floats]]] = {}
+"""Maps evaluated last, some 30 kB each: what carries a plan out in the process that checked it asks again."""
+
+_MOST_KNOWN = 1024
+_KNOWN_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,25 @@ def _good_lattice(
     raise _too_curved(name, error)
 
 
+def _evaluated(
+    grid: dict[str, Any], shape: tuple[int, int], wcs_cards: dict[str, Any], frame_shape: tuple[int, int],
+    shift: tuple[float, float], name: str, exact: ExactMap | None = None,
+) -> tuple[_Lattice | None, tuple[Floats, Floats]]:  # fmt: skip
+    """Return what `_good_lattice` does; a stack that was planned in this process has it already."""
+    bare = tuple((k, v) for k, v in grid.items() if not k.startswith("NAXIS"))
+    key = (bare, shape, tuple(wcs_cards.items()), frame_shape, shift)
+    with _KNOWN_LOCK:
+        found = _KNOWN.get(key)
+    if found is None:
+        exact = exact or ExactMap(grid, wcs_cards, frame_shape)
+        found = _good_lattice(exact, shape, frame_shape, shift, name)
+        with _KNOWN_LOCK:
+            _KNOWN[key] = found
+            if len(_KNOWN) > _MOST_KNOWN:
+                del _KNOWN[next(iter(_KNOWN))]
+    return found
+
+
 def _too_curved(name: str, error: float) -> BadInput:
     return BadInput(
         f"the WCS of {name} bends too much between the nodes of the output grid: {error:.2g} frame pixels off",
@@ -210,7 +237,7 @@ def choose_node_px(
     bilinear interpolation is worst.
     """
     exact, terms = ExactMap(grid, wcs_cards, frame_shape), _terms(registration)
-    lattice, places = _good_lattice(exact, shape, frame_shape, (0.0, 0.0), name)
+    lattice, places = _evaluated(grid, shape, wcs_cards, frame_shape, (0.0, 0.0), name, exact)
     if lattice is None:
         return NODE_PX[0], 0.0
     error = 0.0
@@ -239,9 +266,9 @@ class FrameMap:
         BadInput
             ``wcs-too-curved``, naming the file.
         """
-        exact = ExactMap(plan.grid, frame.wcs_cards, frame.shape)
         name = str(frame.input.path)
-        return cls(frame, _good_lattice(exact, plan.shape, frame.shape, frame.shift_px, name)[0])
+        place = frame.shape, frame.shift_px, name
+        return cls(frame, _evaluated(plan.grid, plan.shape, frame.wcs_cards, *place)[0])
 
     @property
     def nbytes(self) -> int:
