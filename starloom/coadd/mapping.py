@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from starloom.coadd.inside import weights_at
 from starloom.coadd.plan import PlanFrame, StackPlan, Terms, Tile
 from starloom.coadd.resample.exact import ExactMap, filled
-from starloom.coadd.resample.lattice import OUTSIDE, at_nodes
+from starloom.coadd.resample.lattice import OUTSIDE, at_nodes, at_places
 from starloom.errors import BadInput
 
 Floats = NDArray[np.float64]
@@ -38,6 +39,13 @@ _SAMPLES = 17
 
 _SLACK_PX = 8.0
 """Frames and tiles that lie this close, frame pixels, are left to the kernel to judge."""
+
+
+_KNOWN: dict[Any, tuple[_Lattice | None, tuple[Floats, Floats]]] = {}
+"""Maps evaluated last, some 30 kB each: what carries a plan out in the process that checked it asks again."""
+
+_MOST_KNOWN = 1024
+_KNOWN_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -82,12 +90,13 @@ class _Lattice:
         )  # fmt: skip
         return out
 
-    def linear(self, x: float, y: float, spacing: int, terms: Floats, shape: tuple[int, int]) -> Floats:
-        """Return frame x, y at a grid pixel, bilinear between nodes."""
-        i, j = math.floor(x / spacing), math.floor(y / spacing)
-        nodes = self.at(i * spacing, j * spacing, spacing, (2, 2), terms, shape)[:2]
-        s, t = x / spacing - i, y / spacing - j
-        return np.asarray(nodes @ (1 - s, s) @ (1 - t, t))
+    def at_places(self, places: Floats, spacing: int, terms: Floats, shape: tuple[int, int]) -> Floats:
+        """Return frame x, y (2, n) at grid pixels (n, 2): bilinear between nodes, or (0) on the lattice itself."""
+        out = np.empty((len(places), 2))
+        at_places(
+            self.values, self.i0, self.j0, float(self.step), terms, shape[0], shape[1], places, float(spacing), out
+        )
+        return out.T
 
 
 def _terms(registration: tuple[Terms, Terms] | None) -> Floats:
@@ -163,11 +172,30 @@ def _good_lattice(
         if lattice is None:
             return None, places
         probes = _probes(seen, step)
-        got = np.array([lattice.at(x, y, 1.0, (1, 1), none, frame_shape)[:2, 0, 0] for x, y in probes])
-        error = _error(exact, probes, got.reshape(-1, 2).T, none, frame_shape)
+        got = lattice.at_places(probes, 0, none, frame_shape)
+        error = _error(exact, probes, got, none, frame_shape)
         if error < _EXACT_ERROR_PX:
             return lattice, seen
     raise _too_curved(name, error)
+
+
+def _evaluated(
+    grid: dict[str, Any], shape: tuple[int, int], wcs_cards: dict[str, Any], frame_shape: tuple[int, int],
+    shift: tuple[float, float], name: str, exact: ExactMap | None = None,
+) -> tuple[_Lattice | None, tuple[Floats, Floats]]:  # fmt: skip
+    """Return what `_good_lattice` does; a stack that was planned in this process has it already."""
+    bare = tuple((k, v) for k, v in grid.items() if not k.startswith("NAXIS"))
+    key = (bare, shape, tuple(wcs_cards.items()), frame_shape, shift)
+    with _KNOWN_LOCK:
+        found = _KNOWN.get(key)
+    if found is None:
+        exact = exact or ExactMap(grid, wcs_cards, frame_shape)
+        found = _good_lattice(exact, shape, frame_shape, shift, name)
+        with _KNOWN_LOCK:
+            _KNOWN[key] = found
+            if len(_KNOWN) > _MOST_KNOWN:
+                del _KNOWN[next(iter(_KNOWN))]
+    return found
 
 
 def _too_curved(name: str, error: float) -> BadInput:
@@ -209,14 +237,14 @@ def choose_node_px(
     bilinear interpolation is worst.
     """
     exact, terms = ExactMap(grid, wcs_cards, frame_shape), _terms(registration)
-    lattice, places = _good_lattice(exact, shape, frame_shape, (0.0, 0.0), name)
+    lattice, places = _evaluated(grid, shape, wcs_cards, frame_shape, (0.0, 0.0), name, exact)
     if lattice is None:
         return NODE_PX[0], 0.0
     error = 0.0
     for spacing in NODE_PX:
         probes = _probes(places, spacing)
-        got = np.array([lattice.linear(x, y, spacing, terms, frame_shape) for x, y in probes])
-        error = _error(exact, probes, got.reshape(-1, 2).T, terms, frame_shape)
+        got = lattice.at_places(probes, spacing, terms, frame_shape)
+        error = _error(exact, probes, got, terms, frame_shape)
         if error < MAX_ERROR_PX:
             return spacing, error
     raise _too_curved(name, error)
@@ -238,9 +266,9 @@ class FrameMap:
         BadInput
             ``wcs-too-curved``, naming the file.
         """
-        exact = ExactMap(plan.grid, frame.wcs_cards, frame.shape)
         name = str(frame.input.path)
-        return cls(frame, _good_lattice(exact, plan.shape, frame.shape, frame.shift_px, name)[0])
+        place = frame.shape, frame.shift_px, name
+        return cls(frame, _evaluated(plan.grid, plan.shape, frame.wcs_cards, *place)[0])
 
     @property
     def nbytes(self) -> int:

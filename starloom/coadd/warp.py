@@ -30,6 +30,9 @@ Plane = NDArray[np.float32]
 # Around what is read: taps without weight, and lanes that are loaded and not used.
 _BEFORE, _AFTER = 4, 12
 
+_BAND_PX = 1 << 16
+"""Pixels sampled and finished at a time: 256 kB of the second-level cache."""
+
 _LEAST_FWHM_PX = 1.5
 """Sharper stars cannot be told from hot pixels."""
 
@@ -167,15 +170,21 @@ class Warper:
             self._saturation, self._sigma, masked, left,
         )  # fmt: skip
         limit = _SCRATCH.limit(tile.ny, tile.nx) if found & SATURATED else _NO_LIMIT
-        where = (found, oy, ox, height, ny, nx, nodes.x, nodes.y, *place, tile.x0, tile.y0)
-        if sampling.kind == OVERLAP:
-            sample_overlaps(sampling.drop, pixels, width, flags, *where, out, limit)
-        else:
-            sample_points(sampling.kind, pixels, width, flags, blocks, *where, self._table, out, limit)
-        to_output_units(
-            nodes.gain, *place, tile.x0, tile.y0, self._sky, self._u0, self._du, self._v0, self._dv,
-            out, limit, saturated,
-        )  # fmt: skip
+        at = (found, oy, ox, height, ny, nx, nodes.x, nodes.y, *place, tile.x0)
+        # In bands that stay in the cache between sampling and finishing.
+        band = max(_BAND_PX // tile.nx, 1)
+        for row in range(0, tile.ny, band):
+            y0, rows = tile.y0 + row, slice(row, row + band)
+            if sampling.kind == OVERLAP:
+                sample_overlaps(sampling.drop, pixels, width, flags, *at, y0, out[rows], limit[rows])
+            else:
+                sample_points(
+                    sampling.kind, pixels, width, flags, blocks, *at, y0, self._table, out[rows], limit[rows]
+                )
+            to_output_units(
+                nodes.gain, *place, tile.x0, y0, self._sky, self._u0, self._du, self._v0, self._dv,
+                out[rows], limit[rows], saturated[rows],
+            )  # fmt: skip
         for xa, ya, xb, yb, reach in self._streaks:
             cut_streak(xa, ya, xb, yb, reach, tile.x0, tile.y0, out)
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class ExactMap:
     """
 
     def __init__(self, grid: dict[str, Any], frame_cards: dict[str, Any], frame_shape: tuple[int, int]) -> None:
-        self._grid = wcs_from_cards({k: v for k, v in grid.items() if not k.startswith("NAXIS")})
+        self._grid = _grid_wcs(tuple((k, v) for k, v in grid.items() if not k.startswith("NAXIS")))
         self._frame = wcs_from_cards(frame_cards)
         self._shape = frame_shape
         self._systems = None
@@ -75,6 +76,22 @@ class ExactMap:
         """Return grid pixels of frame coordinates; NaN where the grid's WCS has no inverse."""
         scale = float(np.sqrt(abs(np.linalg.det(self._grid.pixel_scale_matrix))))
         return _inverse(self._grid, self._convert(_forward(self._frame, x, y), back=True), scale)
+
+
+class _LastGrid(threading.local):
+    """The grid that this thread used last: all frames of a plan share theirs, and reading its cards takes 2 ms."""
+
+    cards: tuple[tuple[str, Any], ...] = ()
+    wcs: WCS
+
+
+_LAST_GRID = _LastGrid()
+
+
+def _grid_wcs(cards: tuple[tuple[str, Any], ...]) -> WCS:
+    if _LAST_GRID.cards != cards:
+        _LAST_GRID.wcs, _LAST_GRID.cards = wcs_from_cards(dict(cards)), cards
+    return _LAST_GRID.wcs
 
 
 def _forward(wcs: WCS, x: Floats, y: Floats) -> tuple[Floats, Floats]:

@@ -98,33 +98,7 @@ def _noted(places: NDArray[np.int64], used: int, place: int) -> NDArray[np.int64
 _RUN_PX = 64
 """Pixels tested at once; where they hold something, each by itself (some 15 ns a pixel, against 0.3)."""
 _NEXT, _OVER = np.uintp(1), np.uintp(2)
-
-# Loops over slices from 0 are vectorised; over a 2-D array from a variable start they are not (4 times slower).
-
-
-@compiled
-def _odd_values(bits: NDArray[np.int32], saturation: Any) -> Any:
-    """Count what is saturated or not finite, compared as integers: NaN has no place in float comparisons."""
-    odd = np.int32(0)
-    for x in range(bits.size):
-        key = np.int32(bits[x] ^ np.int32((bits[x] >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-        odd += np.int32((key >= saturation) | (key < _LOWEST))
-    return odd
-
-
-@compiled
-def _spikes(window: Plane, row: int, first: int, count: int, step: Any) -> Any:
-    """Count the pixels that stand out by ``step`` from both neighbours in their row."""
-    # Unsigned indices, which need no test for negative ones.
-    y, start = np.uintp(row), np.uintp(first - 1)
-    odd = np.int32(0)
-    for k in range(count):
-        x = start + np.uintp(k)
-        left, here, right = window[y, x], window[y, x + _NEXT], window[y, x + _OVER]
-        above = here - max(left, right)
-        below = min(left, right) - here
-        odd += np.int32(max(above, below) > step)
-    return odd
+_SIGN, _ALL_BUT_SIGN = np.int32(31), np.int32(0x7FFFFFFF)
 
 
 @compiled
@@ -164,6 +138,7 @@ def inspect(
     blocks[:] = 0
     step = np.float32(_CANDIDATE_SIGMA * sigma)
     width = flags.shape[1]
+    pixels, keys = window.reshape(-1), bits.reshape(-1)
     # Flat places of bad pixels, and of those that may be hot. Most rows hold a star, so that
     # they are looked through run by run.
     bad, n_bad = np.empty(1024, np.int64), 0
@@ -174,7 +149,15 @@ def inspect(
             continue
         for first in range(a, b, _RUN_PX):
             last = min(first + _RUN_PX, b)
-            if not _odd_values(bits[row, first:last], saturation):
+            # As integers: NaN has no place in float comparisons. Written out here, as is the next, and with
+            # unsigned places, which need no test for negative ones: functions that are given arrays count their
+            # references at every call, which takes longer than the run.
+            at, odd = np.uintp(row * width + first), np.int32(0)
+            for k in range(last - first):
+                value = keys[at + np.uintp(k)]
+                key = np.int32(value ^ np.int32((value >> _SIGN) & _ALL_BUT_SIGN))
+                odd += np.int32((key >= saturation) | (key < _LOWEST))
+            if not odd:
                 continue
             for x in range(first, last):
                 key = np.int32(bits[row, x] ^ ((bits[row, x] >> 31) & 0x7FFFFFFF))
@@ -205,7 +188,12 @@ def inspect(
                 n_peaks += 1
             for first in range(a + 1, b - 1, _RUN_PX):
                 last = min(first + _RUN_PX, b - 1)
-                if not _spikes(window, row, first, last - first, step):
+                at, odd = np.uintp(row * width + first - 1), np.int32(0)
+                for k in range(last - first):
+                    before = at + np.uintp(k)
+                    left, here, right = pixels[before], pixels[before + _NEXT], pixels[before + _OVER]
+                    odd += np.int32(max(here - max(left, right), min(left, right) - here) > step)
+                if not odd:
                     continue
                 for x in range(first, last):
                     left, here, right = window[row, x - 1], window[row, x], window[row, x + 1]

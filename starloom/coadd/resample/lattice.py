@@ -116,6 +116,31 @@ def at_nodes(
 
 
 @compiled
+def at_places(
+    lattice: Floats, i0: int, j0: int, step: float, terms: Floats, ny: int, nx: int,
+    places: Floats, spacing: float, out: Floats,
+) -> None:  # fmt: skip
+    """Fill ``out`` (n, 2) with x and y at ``places`` (n, 2); the other arguments are those of `at_nodes`.
+
+    With a ``spacing`` of nodes bilinear between those, else (0) cubic on the lattice itself.
+    """
+    for k in range(places.shape[0]):
+        place_x, place_y = places[k, 0], places[k, 1]
+        if spacing == 0:
+            out[k, 0], out[k, 1], _ = _at(lattice, i0, j0, step, terms, ny, nx, place_x, place_y)
+            continue
+        i, j = np.floor(place_x / spacing), np.floor(place_y / spacing)
+        s, t = place_x / spacing - i, place_y / spacing - j
+        out[k, 0] = out[k, 1] = 0.0
+        for corner in range(4):
+            right, above = corner & 1, corner >> 1
+            x, y, _ = _at(lattice, i0, j0, step, terms, ny, nx, (i + right) * spacing, (j + above) * spacing)
+            weight = (s if right else 1 - s) * (t if above else 1 - t)
+            out[k, 0] += weight * x
+            out[k, 1] += weight * y
+
+
+@compiled
 def cell_corners(
     x: Floats, y: Floats, row: int, column: int
 ) -> tuple[bool, float, float, float, float, float, float, float, float]:

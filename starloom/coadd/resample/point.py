@@ -13,9 +13,17 @@ from numpy.typing import NDArray
 
 from starloom.coadd.jit import ABSENT, compiled
 from starloom.coadd.resample.flags import BAD, BLOCK_SHIFT, NEAR, NOT_FINITE, SATURATED, Bytes
-from starloom.coadd.resample.kernels import BILINEAR, LANCZOS3, LANES, PHASES, STRETCHED
+from starloom.coadd.resample.kernels import (
+    BILINEAR,
+    LANCZOS3,
+    LANES,
+    NEAREST,
+    PHASES,
+    STRETCHED,
+    lanczos_polynomials,
+)
 from starloom.coadd.resample.lattice import cell_corners
-from starloom.coadd.resample.simd import tap6, tap8
+from starloom.coadd.resample.simd import WIDTH, fetch, lane6, lanes6, tap6, tap8
 
 Floats = NDArray[np.float64]
 Plane = NDArray[np.float32]
@@ -24,8 +32,16 @@ _ONE = 4294967296.0
 _FRACTION = 0xFFFFFFFF
 _PHASE_SHIFT = 32 - int(np.log2(PHASES))
 _PHASE_HALF = 1 << (_PHASE_SHIFT - 1)
-# Bilinear weights in steps of 2^-16 px: what is a whole pixel but for rounding has no second tap.
+# Weights in steps of 2^-16 px: what is a whole pixel but for rounding has no other tap.
 _STEP_SHIFT, _STEP_HALF, _STEP = 16, 1 << 15, np.float32(1 / 65536)
+_WHOLE = 1 << 32
+# How far a step along a row of the output may differ from one along a row of the frame for `lanes6`.
+_MOST_SLIP, _MOST_DESCENT = _WHOLE >> 4, _WHOLE // 4
+
+# Frame rows from a pixel's own to those that the second next row of the output will be the first to look at.
+_AHEAD = 5
+
+_POLYNOMIALS = lanczos_polynomials()
 
 
 @compiled
@@ -43,6 +59,39 @@ def _lanczos3(pixels: Plane, stride: int, table: Plane, oy: int, ox: int, x: Any
 def _stretched(pixels: Plane, stride: int, table: Plane, oy: int, ox: int, x: Any, y: Any) -> Any:
     at = ((y >> 32) - 3 - oy) * stride + (x >> 32) - 3 - ox
     return tap8(pixels, at, stride, table, _phase(x), _phase(y))
+
+
+@compiled
+def _runs_along(dx: Any, dy: Any) -> Any:
+    """Return whether pixels of this step are made faster many at once; a property of the map, not of the tile."""
+    return abs(abs(dx) - _WHOLE) <= _MOST_SLIP and abs(dy) <= _MOST_DESCENT
+
+
+@compiled
+def _lanczos3_along(
+    window: int, size: int, stride: int, x: Any, y: Any, dx: Any, dy: Any, line: int, count: int
+) -> None:
+    """Fill ``count`` pixels from address ``line`` on, the first of which lies at ``x``, ``y`` of the window."""
+    backward = dx < 0
+    if backward:
+        x, y, dx, dy = x + (count - 1) * dx, y + (count - 1) * dy, -dx, -dy
+    lanes = (count + WIDTH - 1) // WIDTH * WIDTH
+    left, right = (x + _STEP_HALF) >> 32, (x + _STEP_HALF + (lanes - 1) * dx) >> 32
+    first, last = (y + _STEP_HALF) >> 32, (y + _STEP_HALF + (lanes - 1) * dy) >> 32
+    descent = min(abs(last - first), ((WIDTH - 1) * abs(dy) + _WHOLE - 1) >> 32)
+    slips = right - left != lanes - 1
+    low = (min(first, last) - 2) * stride + left - 3
+    high = (max(first, last) + 4 + descent) * stride + right + 5
+    if low >= 0 and high < size:
+        for k in range(0, count, WIDTH):
+            at = line + 4 * (count - WIDTH - k if backward else k)
+            keep = min(WIDTH, count - k)
+            qx, qy = x + k * dx, y + k * dy
+            lanes6(window, stride, qx, qy, dx, dy, _POLYNOMIALS, at, keep, backward, descent, slips)
+    else:
+        for k in range(count):
+            at = line + 4 * (count - 1 - k if backward else k)
+            lane6(window, stride, x + k * dx, y + k * dy, dx, dy, _POLYNOMIALS, at, 1, 0, 0, 0)
 
 
 @compiled
@@ -73,22 +122,17 @@ def _held(x: Any, y: Any, oy: int, ox: int, height: int, stride: int, before: in
 @compiled
 def _taps(kind: int, position: Any) -> tuple[int, int]:
     """Return the first and last frame pixel, along an axis, that has weight at a position."""
-    if kind == LANCZOS3:
-        base, phase = position >> 32, _phase(position)
-        if phase == 0:
-            return base, base
-        if phase == PHASES:
-            return base + 1, base + 1
-        return base - 2, base + 3
     if kind == STRETCHED:
         base = position >> 32
         return base - 3, base + 4
-    if kind == BILINEAR:
-        place = position + _STEP_HALF
-        base = place >> 32
-        return base, base + ((place & _FRACTION) >> _STEP_SHIFT != 0)
-    base = (position + (1 << 31)) >> 32
-    return base, base
+    if kind == NEAREST:
+        base = (position + (1 << 31)) >> 32
+        return base, base
+    place = position + _STEP_HALF
+    base = place >> 32
+    if (place & _FRACTION) >> _STEP_SHIFT == 0:
+        return base, base
+    return (base - 2, base + 3) if kind == LANCZOS3 else (base, base + 1)
 
 
 @compiled
@@ -171,32 +215,38 @@ def sample_points(
         when ``found`` has `SATURATED`.
     """
     rows, columns = out.shape
+    values = out.reshape(-1)
+    window_at, out_at = pixels.ctypes.data, out.ctypes.data
     # Every position between these keeps the rows of eight loaded pixels within the window, and the taps within
     # the frame.
     before = 3 if kind == STRETCHED else 2
     low_x, high_x = max(before, ox + before), min(nx - 2 - before, ox + stride - LANES + before)
     low_y, high_y = max(before, oy + before), min(ny - 2 - before, oy + height - 2 - before)
+    # A power of two: exact.
+    part = 1.0 / node
     for row in range(rows):
-        cell_y = (y0 + row) // node
-        fy = (y0 + row - cell_y * node) / node
-        column = 0
-        while column < columns:
-            cell_x = (x0 + column) // node
-            first = x0 + column - cell_x * node
-            count = min(node - first, columns - column)
-            known, xa, xb, xc, xd, ya, yb, yc, yd = cell_corners(x, y, cell_y - gy0, cell_x - gx0)
+        cell_y = (y0 + row) // node - gy0
+        fy = (y0 + row - (gy0 + cell_y) * node) * part
+        for cell_x in range((x0 + columns - 1) // node - gx0 + 1):
+            left_edge = (gx0 + cell_x) * node - x0
+            first_column = max(left_edge, 0)
+            count = min(left_edge + node, columns) - first_column
+            known, xa, xb, xc, xd, ya, yb, yc, yd = cell_corners(x, y, cell_y, cell_x)
             left, right = xa + fy * (xc - xa), xb + fy * (xd - xb)
             below, above = ya + fy * (yc - ya), yb + fy * (yd - yb)
             px, py = np.int64(left * _ONE), np.int64(below * _ONE)
-            dx, dy = np.int64((right - left) / node * _ONE), np.int64((above - below) / node * _ONE)
-            px, py = px + first * dx, py + first * dy
+            dx, dy = np.int64((right - left) * part * _ONE), np.int64((above - below) * part * _ONE)
+            px, py = px + (first_column - left_edge) * dx, py + (first_column - left_edge) * dy
             ex, ey = px + (count - 1) * dx, py + (count - 1) * dy
             min_x, max_x = min(px, ex) >> 32, max(px, ex) >> 32
             min_y, max_y = min(py, ey) >> 32, max(py, ey) >> 32
-            line = out[row, column : column + count]
-            column += count
+            # Most windows are larger than the cache that is theirs: unfetched, sampling takes half as long again.
+            beyond = _AHEAD if yc > ya else -_AHEAD
+            for part_x, part_y in ((px, py), ((px + ex) >> 1, (py + ey) >> 1)):
+                fetch(window_at + 4 * (((part_y >> 32) - oy + beyond) * stride + (part_x >> 32) - ox))
             start, stop = 0, count
             inside = known and min_x >= low_x and max_x <= high_x and min_y >= low_y and max_y <= high_y
+            at = row * columns + first_column
             if not inside:
                 if not known or max_x < -1 or max_y < -1 or min_x >= nx or min_y >= ny:
                     stop = 0
@@ -206,29 +256,36 @@ def sample_points(
                     px + (stop - 1) * dx, py + (stop - 1) * dy, oy, ox, height, stride, before
                 ):
                     stop -= 1
-                line[:start] = ABSENT
-                line[stop:] = ABSENT
-            if kind == LANCZOS3:
+                for i in range(start):
+                    values[at + i] = ABSENT
+                for i in range(stop, count):
+                    values[at + i] = ABSENT
+            if kind == LANCZOS3 and node >= WIDTH and _runs_along(dx, dy):
+                if stop > start:
+                    qx, qy = px + start * dx - (ox << 32), py + start * dy - (oy << 32)
+                    line = out_at + 4 * (at + start)
+                    _lanczos3_along(window_at, pixels.size, stride, qx, qy, dx, dy, line, stop - start)
+            elif kind == LANCZOS3:
                 for i in range(start, stop):
-                    line[i] = _lanczos3(pixels, stride, table, oy, ox, px + i * dx, py + i * dy)
+                    values[at + i] = _lanczos3(pixels, stride, table, oy, ox, px + i * dx, py + i * dy)
             elif kind == STRETCHED:
                 for i in range(start, stop):
-                    line[i] = _stretched(pixels, stride, table, oy, ox, px + i * dx, py + i * dy)
+                    values[at + i] = _stretched(pixels, stride, table, oy, ox, px + i * dx, py + i * dy)
             elif kind == BILINEAR:
                 for i in range(start, stop):
-                    line[i] = _bilinear(pixels, stride, oy, ox, px + i * dx, py + i * dy)
+                    values[at + i] = _bilinear(pixels, stride, oy, ox, px + i * dx, py + i * dy)
             else:
                 for i in range(start, stop):
-                    line[i] = _nearest(pixels, stride, oy, ox, px + i * dx, py + i * dy)
+                    values[at + i] = _nearest(pixels, stride, oy, ox, px + i * dx, py + i * dy)
             if inside and not (found and _some(blocks, min_y - oy, max_y - oy, min_x - ox, max_x - ox)):
                 continue
             for i in range(start, stop):
                 qx, qy = px + i * dx, py + i * dy
                 if not inside and not _within(kind, qx, qy, ny, nx):
-                    line[i] = ABSENT
+                    values[at + i] = ABSENT
                 elif flags[(qy >> 32) - oy, (qx >> 32) - ox] & NEAR:
                     seen = _seen(kind, flags, oy, ox, qx, qy)
                     if seen:
-                        line[i] = ABSENT
+                        values[at + i] = ABSENT
                     if seen & SATURATED:
-                        limit[row, column - count + i] = _limit(pixels, stride, flags, oy, ox, qx, qy, ny, nx)
+                        limit[row, first_column + i] = _limit(pixels, stride, flags, oy, ox, qx, qy, ny, nx)
