@@ -199,13 +199,14 @@ class _Scratch(threading.local):
     """Planes of one thread, reused for all tiles: fresh memory costs as much as what is done with it."""
 
     def __init__(self) -> None:
-        self._floats, self._counts = np.empty(0, np.float32), np.empty(0, np.int32)
+        self._room = (np.empty(0, np.float32), np.empty(0, np.int32), np.empty(0, np.uint64))
 
-    def planes(self, npix: int) -> tuple[Plane, NDArray[np.int32]]:
-        """Return eight planes and one of counts, each of ``npix``, with anything in them."""
-        if self._counts.size < npix:
-            self._floats, self._counts = np.empty(8 * npix, np.float32), np.empty(npix, np.int32)
-        return self._floats[: 8 * npix].reshape(8, npix), self._counts[:npix]
+    def planes(self, npix: int) -> tuple[Plane, NDArray[np.int32], NDArray[np.uint64]]:
+        """Return eight planes, one of counts and one of steps, each of ``npix``, with anything in them."""
+        if self._room[1].size < npix:
+            self._room = (np.empty(8 * npix, np.float32), np.empty(npix, np.int32), np.empty(npix, np.uint64))
+        floats, counts, steps = self._room
+        return floats[: 8 * npix].reshape(8, npix), counts[:npix], steps[:npix]
 
 
 _SCRATCH = _Scratch()
@@ -225,31 +226,24 @@ def _reject(
     # Between nodes it is the variance that is bilinear here, not its inverse: an upper bound, without a division.
     spreads = np.asarray(1 / shares, np.float32)
     (n, npix), nx = values.shape, place[2]
-    planes, count = _SCRATCH.planes(npix)
+    planes, count, steps = _SCRATCH.planes(npix)
     variance, square = _variances(noises), np.float32(clip_sigma**2)
-    ready = np.zeros(-(-npix // BLOCK), np.bool_)
-    flags = np.empty((ready.size, -(-n // 4)), np.bool_)
-    centre, base = planes[CENTRE], planes[BASE]
-    candidates(values, merging(n), variance, spreads, place, square, centre, base, count, flags)
-    image, errors, level, contrast = (planes[row].reshape(-1, nx) for row in (CENTRE, BASE, LEVEL, CONTRAST))
-    signals(image, errors, sky_level[np.newaxis], place, _window_px(noises), level, contrast)
     size = np.array([noise.fwhm_px**2 for noise in noises], np.float32)
     order = np.argsort(size, kind="stable").astype(np.int32)
+    psfs = (order, size[order], (_UNLIKE, _MIXED))
+    state = np.zeros(-(-npix // BLOCK), np.uint8)
+    crowded = np.zeros((state.size, n), np.bool_)
+    centre, base = planes[CENTRE], planes[BASE]
+    listed = candidates(
+        values, merging(n), variance, spreads, place, square, order, centre, base, count, steps, state, crowded
+    )
+    image, errors, level, contrast = (planes[row].reshape(-1, nx) for row in (CENTRE, BASE, LEVEL, CONTRAST))
+    signals(image, errors, sky_level[np.newaxis], place, _window_px(noises), level, contrast)
     models = np.array(
         [(x.fwhm_px**-2, x.alike / _UNLIKE, 1 / x.gain if x.gain else 0) for x in noises], np.float32
     )
-    common = (
-        planes,
-        count,
-        ready,
-        (order, size[order], (_UNLIKE, _MIXED)),
-        variance,
-        models,
-        spreads,
-        place,
-        square,
-    )
-    frames, places, k = scan(values, planes, count, flags, *common[2:])
+    common = (planes, count, psfs, steps, state, variance, models, spreads, place, square)
+    frames, places, k = scan(values, *common, crowded, listed)
     if k:
         share = np.float32(min(_FLOOD_SIGMA / clip_sigma, 1.0) ** 2)
         flood(values, *common, share, frames[:k], places[:k], part, hit, clipped)

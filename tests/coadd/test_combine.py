@@ -180,6 +180,25 @@ def test_rejection_is_the_rule_written_plainly(n, within):
     assert np.isnan(got.sci[~some]).all()
 
 
+def test_a_frame_that_is_wrong_all_over_is_rejected_by_the_rule():
+    shape, noises = (70, 130), unlike(5)
+    cube = np.array([np.random.default_rng(k).normal(0, x.sigma, shape) for k, x in enumerate(noises)], np.float32)
+    cube[3, :, 40:] += 30
+    cube[1, 20:30] = ABSENT
+    got = run(cube, noises)
+    hit = plain_rejection(cube, noises, np.ones(cube.shape), 5.0, 0.0)
+    assert hit[3, :, 44:].all()
+    np.testing.assert_array_equal(got.clipped, hit.sum((1, 2)))
+    np.testing.assert_array_equal(got.coverage, ((cube < ABSENT) & ~hit).sum(0))
+
+
+def test_a_weight_that_is_the_inverse_variance_comes_out_as_it_went_in():
+    noise = FrameNoise(1.0, 0.1, 3.0, inverse_variance=0.1)
+    assert noise.spent == noise.weight != noise.weight**2 / noise.weight
+    got = run(sky_cube(1, absent=0.0), [noise], "mean")
+    assert (got.weight == np.float32(0.1)).all()
+
+
 @pytest.mark.parametrize("combine", ["clipped", "mean", "median"])
 def test_bits_do_not_depend_on_the_tiling(combine):
     n, shape = 7, (150, 170)

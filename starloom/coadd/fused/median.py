@@ -223,7 +223,8 @@ def medians(
     -----
     The absent are put in turn at the bottom and at the top, so that the median is found in the middle whatever
     their number: the halves are sorted, and one pass over both gives the two middle values. That is 8.6
-    comparisons per value for 100 frames, where sorting takes 11.
+    comparisons per value for 100 frames, where sorting takes 11. It takes 0.7 ns per value of 12 frames, most
+    of it to read them, and 1.4 ns of 100. To merge fours in registers, too, gained nothing.
     """
     n, npix = cube.shape
     rows, lines, count, total = room(n)

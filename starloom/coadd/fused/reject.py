@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from starloom.coadd.fused import ALIKE, BASE, BLOCK, CENTRE, LEVEL, MIXED, SHARPER, WIDER, offset
 from starloom.coadd.fused.lattice import spread
-from starloom.coadd.fused.sizes import unlike
+from starloom.coadd.fused.sizes import READY, prepare
 from starloom.coadd.jit import ABSENT, compiled
 
 FLOOD_PX = 8
@@ -15,8 +15,6 @@ FLOOD_PX = 8
 WIDEN_PX = 3
 """Pixels by which the strongest are widened: the reach of Lanczos-3, whose lobes are of the other sign."""
 
-_STRIP = 16
-"""Blocks looked at of four frames before the next four: what they are compared with (32 KiB) stays cached."""
 _ROOM = 65536
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _WIDE = (np.float32(4.0), np.float32(150.0))
@@ -25,8 +23,7 @@ where the lobes of the resampling (8 % and 2 % of the peak) reach one sigma."""
 
 
 @compiled
-def _excess(
-    v: np.float32,
+def _bound(
     planes: NDArray[np.float32],
     p: int,
     variance: np.float32,
@@ -34,14 +31,12 @@ def _excess(
     k: int,
     square: np.float32,
 ) -> np.float32:
-    # Square of the deviation over its bound.
-    d = v - planes[CENTRE, p]
     inverse, floor, photons = models[k, 0], models[k, 1], models[k, 2]
     alike = planes[ALIKE, p]
     swing = max(planes[SHARPER, p] * inverse - alike, alike - planes[WIDER, p] * inverse)
     swing += alike * floor + planes[MIXED, p]
     noise = square * (planes[BASE, p] + variance)
-    return np.float32(d * d / (noise + square * planes[LEVEL, p] * photons + swing * swing))
+    return np.float32(noise + square * planes[LEVEL, p] * photons + swing * swing)
 
 
 @compiled
@@ -80,14 +75,16 @@ def scan(
     cube: NDArray[np.float32],
     planes: NDArray[np.float32],
     count: NDArray[np.int32],
-    flags: NDArray[np.bool_],
-    ready: NDArray[np.bool_],
     psfs: tuple[NDArray[np.int32], NDArray[np.float32], tuple[float, float]],
+    steps: NDArray[np.uint64],
+    state: NDArray[np.uint8],
     variance: NDArray[np.float32],
     models: NDArray[np.float32],
     spreads: NDArray[np.float32],
     place: tuple[int, int, int],
     square: np.float32,
+    crowded: NDArray[np.bool_],
+    listed: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32], int],
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], int]:
     """Find the values beyond the clip.
 
@@ -98,12 +95,10 @@ def scan(
     planes
         What values are compared with, shape ``(8, npix)``: rows `CENTRE`, `BASE`, `LEVEL` and `CONTRAST` are
         there, the others are prepared in the blocks that need them.
-    count, flags
+    count, steps, crowded, listed
         Number of values of each pixel, and where to look, of `fused.gate.candidates`.
-    ready
-        Becomes true for blocks whose planes are all prepared.
-    psfs
-        ``order``, ``ordered`` and ``terms`` of `fused.sizes.unlike`.
+    psfs, state
+        As for `fused.sizes.prepare`.
     variance, spreads, place
         As for `fused.gate.candidates`.
     models
@@ -124,33 +119,40 @@ def scan(
     alike - wider / FWHM², and floor * alike + mixed beside it. The variance of one of two values is in the base.
     """
     n, npix = cube.shape
-    frames, places, found = np.empty(_ROOM, np.int32), np.empty(_ROOM, np.int64), 0
-    own, marks = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
-    fields, sizes = np.empty((3, BLOCK), np.uint64), np.empty((4, BLOCK), np.float32)
-    order, ordered, terms = psfs
-    for strip in range(0, flags.shape[0], _STRIP):
-        for group in range(flags.shape[1]):
-            for block in range(strip, min(strip + _STRIP, flags.shape[0])):
-                if not flags[block, group]:
-                    continue
-                first = block * BLOCK
-                m = min(BLOCK, npix - first)
-                if not ready[block]:
-                    unlike(cube, order, ordered, count, block, terms, fields, sizes, planes)
-                    ready[block] = True
-                if found + 4 * BLOCK > frames.size:
+    suspects, spots, values, number = listed
+    frames, places, found = np.empty(max(number, _ROOM), np.int32), np.empty(max(number, _ROOM), np.int64), 0
+    own, marks, factor = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32), np.ones(1, np.float32)
+    scratch = np.empty((2, BLOCK), np.uint64), np.empty((4, BLOCK), np.float32)
+    for s in range(number):
+        k, p = suspects[s], spots[s]
+        if state[p // BLOCK] != READY:
+            prepare(cube, count, psfs, p // BLOCK, steps, state, scratch, planes)
+        if spreads.shape[0] > 0:
+            spread(spreads, k, place, p, 1, _ONE, factor)
+        d, part = values[s] - planes[CENTRE, p], _ZERO if count[p] == 2 else variance[k] * factor[0]
+        if d * d > _bound(planes, p, part, models, k, square):
+            frames[found], places[found] = k, p
+            found += 1
+    for block in range(crowded.shape[0]):
+        first = block * BLOCK
+        m = min(BLOCK, npix - first)
+        for k in range(n):
+            if not crowded[block, k]:
+                continue
+            if state[block] != READY:
+                prepare(cube, count, psfs, block, steps, state, scratch, planes)
+            if spreads.shape[0] > 0:
+                spread(spreads, k, place, first, m, variance[k], own)
+            else:
+                own[:] = variance[k]
+            if _beyond(cube, k, first, m, planes, count, own, models, square, marks) > 0:
+                if found + BLOCK > frames.size:
                     frames = np.concatenate((frames, np.empty_like(frames)))
                     places = np.concatenate((places, np.empty_like(places)))
-                for k in range(4 * group, min(4 * group + 4, n)):
-                    if spreads.shape[0] > 0:
-                        spread(spreads, k, place, first, m, variance[k], own)
-                    else:
-                        own[:] = variance[k]
-                    if _beyond(cube, k, first, m, planes, count, own, models, square, marks) > 0:
-                        for j in range(m):
-                            if marks[j]:
-                                frames[found], places[found] = k, first + j
-                                found += 1
+                for j in range(m):
+                    if marks[j]:
+                        frames[found], places[found] = k, first + j
+                        found += 1
     return frames, places, found
 
 
@@ -159,8 +161,9 @@ def flood(
     cube: NDArray[np.float32],
     planes: NDArray[np.float32],
     count: NDArray[np.int32],
-    ready: NDArray[np.bool_],
     psfs: tuple[NDArray[np.int32], NDArray[np.float32], tuple[float, float]],
+    steps: NDArray[np.uint64],
+    state: NDArray[np.uint8],
     variance: NDArray[np.float32],
     models: NDArray[np.float32],
     spreads: NDArray[np.float32],
@@ -181,7 +184,7 @@ def flood(
 
     Parameters
     ----------
-    cube, planes, count, ready, psfs, variance, models, spreads, place, square
+    cube, planes, count, psfs, steps, state, variance, models, spreads, place, square
         As for `scan`; rejected values become `ABSENT`.
     share
         Square of the lower threshold in units of the clip.
@@ -206,8 +209,7 @@ def flood(
     queue, used = np.empty(max(1024, 4 * places.size), np.int64), 0
     starts = np.zeros(n + 1, np.int64)
     factor = np.ones(1, np.float32)
-    fields, sizes = np.empty((3, BLOCK), np.uint64), np.empty((4, BLOCK), np.float32)
-    order, ordered, terms = psfs
+    scratch = np.empty((2, BLOCK), np.uint64), np.empty((4, BLOCK), np.float32)
     for k in range(n):
         starts[k] = used
         s = head[k]
@@ -234,7 +236,8 @@ def flood(
                     if spreads.shape[0] > 0:
                         spread(spreads, k, place, p, 1, _ONE, factor)
                     own = _ZERO if count[p] == 2 else variance[k] * factor[0]
-                    times = _excess(cube[k, p], planes, p, own, models, k, square)
+                    d = cube[k, p] - planes[CENTRE, p]
+                    times = np.float32(d * d / _bound(planes, p, own, models, k, square))
                     radius += int(times > _WIDE[0]) + int(times > _WIDE[1])
                 if used + 64 > queue.size:
                     queue = np.concatenate((queue, np.empty_like(queue)))
@@ -252,10 +255,9 @@ def flood(
                             # Mostly it is within even without signal.
                             if d * d <= share * (square * (planes[BASE, p] + own)):
                                 continue
-                            if not ready[p // BLOCK]:
-                                unlike(cube, order, ordered, count, p // BLOCK, terms, fields, sizes, planes)
-                                ready[p // BLOCK] = True
-                            if _excess(v, planes, p, own, models, k, square) <= share:
+                            if state[p // BLOCK] != READY:
+                                prepare(cube, count, psfs, p // BLOCK, steps, state, scratch, planes)
+                            if np.float32(d * d / _bound(planes, p, own, models, k, square)) <= share:
                                 continue
                         seen[p] = True
                         queue[used] = p
