@@ -12,10 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.io.fits.hdu.compressed._codecs import Rice1
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from starloom.coadd.pixels import open_source
+from starloom.coadd.pixels import kept, open_source
+from starloom.coadd.pixels.rice import RiceTiles, read_rice
+from starloom.coadd.pixels.scaling import NO_BLANK, Scaling
+from starloom.coadd.pixels.tiled import TilesOneByOne
 from starloom.errors import BadInput
 
 SHAPE = (37, 301)
@@ -129,6 +133,33 @@ def test_quantised_floats_agree_with_astropy_bit_for_bit(tmp_path, kind, method,
     truth = fits.getdata(path)
     assert np.isnan(truth[3, 40:60]).all()
     check(path, truth)
+
+
+@pytest.mark.parametrize("most_bytes", [0, 9000, 64 << 20])
+def test_tiles_are_inflated_once_a_band_while_there_is_room(tmp_path, monkeypatch, most_bytes):
+    image = stars("i2")
+    path = tmp_path / "z.fits"
+    fits.CompImageHDU(image, compression_type="GZIP_2").writeto(path)
+    before = kept.ROOM.taken
+    monkeypatch.setattr(kept, "MOST_BYTES", before + most_bytes)
+    inflated = []
+    inflate = TilesOneByOne._stored
+    monkeypatch.setattr(
+        TilesOneByOne, "_stored", lambda self, *args: (inflated.append(args[3]), inflate(self, *args))[1]
+    )
+    source = open_source(path)
+    for y0 in (0, 16):
+        for x0 in (0, 100, 200):
+            out = np.zeros((20, 100), np.float32)
+            source.read(y0, np.full(20, x0, np.int32), np.full(20, x0 + 100, np.int32), x0, out)
+            np.testing.assert_array_equal(out, image[y0 : y0 + 20, x0 : x0 + 100])
+            assert kept.ROOM.taken <= before + most_bytes
+    kept_rows = min(20, most_bytes // 602)
+    # Rows 16 to 19 are of both bands.
+    assert len(inflated) == 20 + 20 + 4 * (20 - kept_rows) - (4 if kept_rows == 20 else 0)
+    del source
+    assert kept.ROOM.taken == before
+    check(path, image)
 
 
 @pytest.mark.parametrize("method", [-1, 1, 2])
@@ -374,3 +405,37 @@ def test_a_stream_that_ends_early_or_runs_away_names_its_file(tmp_path):
     with pytest.raises(BadInput, match=r"cut\.fits .*tile 20") as caught:
         source.read(20, np.array([0], np.int32), np.array([301], np.int32), 0, out)
     assert caught.value.code == "unreadable"
+    # Among its neighbours too, which are decoded in step with it.
+    with pytest.raises(BadInput, match=r"cut\.fits .*tile 20"):
+        read_whole(open_source(path))
+
+
+@pytest.mark.parametrize("bytepix", [1, 2, 4])
+@pytest.mark.parametrize("block_px", [7, 16, 32, 64, 100])
+def test_streams_in_step_are_what_was_encoded_whatever_each_holds(bytepix, block_px):
+    """Fifty tiles of unlike noise, flat ones and long runs of zeros between them, in blocks of any length."""
+    rng = np.random.default_rng(block_px)
+    ny, nx, kind = 50, 333, {1: np.uint8, 2: np.int16, 4: np.int32}[bytepix]
+    info = np.iinfo(kind)
+    sigma = 2.0 ** rng.uniform(-3, 8 * bytepix - 1, ny)
+    truth = np.clip(rng.normal(40, sigma[:, None], (ny, nx)), info.min, info.max).astype(kind)
+    truth[rng.random((ny, nx)) < 0.003] = info.max
+    truth[::9, 40:200] = 40
+    codec = Rice1(blocksize=block_px, bytepix=bytepix, tilesize=nx)
+    streams = [bytes(codec.encode(row)) for row in truth]
+    lengths = np.array([len(stream) for stream in streams])
+    data = np.frombuffer(bytes(2880) + b"".join(streams), np.uint8)
+    tiles = RiceTiles(2880 + np.cumsum(lengths) - lengths, lengths, nx, ny, nx, 1, bytepix, block_px, 2 * block_px)
+    blank = np.array([NO_BLANK])
+    scaling = Scaling(np.ones(1), np.zeros(1), blank, bytepix, 0, 0, 0.0, np.zeros(1, np.float32))
+    index = np.zeros((ny, -(-nx // (2 * block_px))), np.uint64)
+    for y0, n in ((0, ny), (0, ny), (7, 2), (11, 30)):
+        ends = np.sort(rng.integers(0, nx + 1, (n, 2)).astype(np.int32), axis=1)
+        out = np.full(n * nx, -7, np.float32)
+        lo, hi = np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1])
+        assert read_rice(data, tiles, index, scaling, y0, lo, hi, 0, out, nx) == 0
+        columns = np.arange(nx)
+        wanted = (columns >= lo[:, None]) & (columns < hi[:, None])
+        np.testing.assert_array_equal(
+            out.reshape(n, nx), np.where(wanted, truth[y0 : y0 + n].astype(np.float32), -7)
+        )
