@@ -249,6 +249,35 @@ def test_first_image_and_its_mask_in_a_file_of_many(tmp_path, mask_compressed):
     assert open_source(tmp_path / "none.fits").mask(0, 2, 0, 2) is None
 
 
+@pytest.mark.parametrize("frame", ["m.fits", "m.fits.gz", "m.fits.fz", "m.v2.FIT"])
+@pytest.mark.parametrize("ending", [".mask.fits", ".mask.fits.gz", ".mask.fits.fz", ".mask.fz"])
+def test_a_mask_beside_the_frame_is_its_mask(tmp_path, frame, ending):
+    image, bad = stars("i2"), np.zeros(SHAPE, np.uint8)
+    bad[7, 20:33] = 4
+    path = tmp_path / frame
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(image)]).writeto(path)
+    assert not open_source(path).has_mask
+    beside = tmp_path / ("m.v2" if "v2" in frame else "m")
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(bad)]).writeto(beside.with_name(beside.name + ending))
+    source = open_source(path)
+    np.testing.assert_array_equal(source.mask(5, 20, 10, 30), bad[5:20, 10:30] != 0)
+    check(path, image)
+
+
+def test_the_mask_in_the_file_goes_before_the_one_beside_it_which_must_fit(tmp_path):
+    image = stars("i2")
+    path = tmp_path / "m.fits"
+    beside = tmp_path / "m.mask.fits"
+    fits.PrimaryHDU(np.ones((3, 4), np.uint8)).writeto(beside)
+    fits.PrimaryHDU(image).writeto(path)
+    with pytest.raises(BadInput, match=r"m\.mask\.fits .*\(3, 4\)") as caught:
+        open_source(path)
+    assert caught.value.code == "mask-shape"
+    fits.append(path, np.zeros(SHAPE, np.uint8), fits.Header({"EXTNAME": "MASK"}))
+    assert not open_source(path).mask(0, 9, 0, 9).any()
+    assert not open_source(beside).has_mask  # a mask is a frame like any other where it is asked for
+
+
 @pytest.mark.parametrize(
     ("hdus", "code"),
     [
