@@ -12,10 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.io.fits.hdu.compressed._codecs import Rice1
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from starloom.coadd.pixels import open_source
+from starloom.coadd.pixels import kept, open_source
+from starloom.coadd.pixels.rice import RiceTiles, read_rice
+from starloom.coadd.pixels.scaling import NO_BLANK, Scaling
+from starloom.coadd.pixels.tiled import TilesOneByOne
 from starloom.errors import BadInput
 
 SHAPE = (37, 301)
@@ -131,6 +135,33 @@ def test_quantised_floats_agree_with_astropy_bit_for_bit(tmp_path, kind, method,
     check(path, truth)
 
 
+@pytest.mark.parametrize("most_bytes", [0, 9000, 64 << 20])
+def test_tiles_are_inflated_once_a_band_while_there_is_room(tmp_path, monkeypatch, most_bytes):
+    image = stars("i2")
+    path = tmp_path / "z.fits"
+    fits.CompImageHDU(image, compression_type="GZIP_2").writeto(path)
+    before = kept.ROOM.taken
+    monkeypatch.setattr(kept, "MOST_BYTES", before + most_bytes)
+    inflated = []
+    inflate = TilesOneByOne._stored
+    monkeypatch.setattr(
+        TilesOneByOne, "_stored", lambda self, *args: (inflated.append(args[3]), inflate(self, *args))[1]
+    )
+    source = open_source(path)
+    for y0 in (0, 16):
+        for x0 in (0, 100, 200):
+            out = np.zeros((20, 100), np.float32)
+            source.read(y0, np.full(20, x0, np.int32), np.full(20, x0 + 100, np.int32), x0, out)
+            np.testing.assert_array_equal(out, image[y0 : y0 + 20, x0 : x0 + 100])
+            assert kept.ROOM.taken <= before + most_bytes
+    kept_rows = min(20, most_bytes // 602)
+    # Rows 16 to 19 are of both bands.
+    assert len(inflated) == 20 + 20 + 4 * (20 - kept_rows) - (4 if kept_rows == 20 else 0)
+    del source
+    assert kept.ROOM.taken == before
+    check(path, image)
+
+
 @pytest.mark.parametrize("method", [-1, 1, 2])
 @pytest.mark.parametrize("tile", [None, (37, 301), (37, 50)])
 def test_dither_goes_on_past_its_ten_thousand_numbers(tmp_path, method, tile):
@@ -216,6 +247,35 @@ def test_first_image_and_its_mask_in_a_file_of_many(tmp_path, mask_compressed):
     np.testing.assert_array_equal(source.mask(5, 20, 10, 30), bad[5:20, 10:30] != 0)
     fits.PrimaryHDU(image).writeto(tmp_path / "none.fits")
     assert open_source(tmp_path / "none.fits").mask(0, 2, 0, 2) is None
+
+
+@pytest.mark.parametrize("frame", ["m.fits", "m.fits.gz", "m.fits.fz", "m.v2.FIT"])
+@pytest.mark.parametrize("ending", [".mask.fits", ".mask.fits.gz", ".mask.fits.fz", ".mask.fz"])
+def test_a_mask_beside_the_frame_is_its_mask(tmp_path, frame, ending):
+    image, bad = stars("i2"), np.zeros(SHAPE, np.uint8)
+    bad[7, 20:33] = 4
+    path = tmp_path / frame
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(image)]).writeto(path)
+    assert not open_source(path).has_mask
+    beside = tmp_path / ("m.v2" if "v2" in frame else "m")
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(bad)]).writeto(beside.with_name(beside.name + ending))
+    source = open_source(path)
+    np.testing.assert_array_equal(source.mask(5, 20, 10, 30), bad[5:20, 10:30] != 0)
+    check(path, image)
+
+
+def test_the_mask_in_the_file_goes_before_the_one_beside_it_which_must_fit(tmp_path):
+    image = stars("i2")
+    path = tmp_path / "m.fits"
+    beside = tmp_path / "m.mask.fits"
+    fits.PrimaryHDU(np.ones((3, 4), np.uint8)).writeto(beside)
+    fits.PrimaryHDU(image).writeto(path)
+    with pytest.raises(BadInput, match=r"m\.mask\.fits .*\(3, 4\)") as caught:
+        open_source(path)
+    assert caught.value.code == "mask-shape"
+    fits.append(path, np.zeros(SHAPE, np.uint8), fits.Header({"EXTNAME": "MASK"}))
+    assert not open_source(path).mask(0, 9, 0, 9).any()
+    assert not open_source(beside).has_mask  # a mask is a frame like any other where it is asked for
 
 
 @pytest.mark.parametrize(
@@ -374,3 +434,37 @@ def test_a_stream_that_ends_early_or_runs_away_names_its_file(tmp_path):
     with pytest.raises(BadInput, match=r"cut\.fits .*tile 20") as caught:
         source.read(20, np.array([0], np.int32), np.array([301], np.int32), 0, out)
     assert caught.value.code == "unreadable"
+    # Among its neighbours too, which are decoded in step with it.
+    with pytest.raises(BadInput, match=r"cut\.fits .*tile 20"):
+        read_whole(open_source(path))
+
+
+@pytest.mark.parametrize("bytepix", [1, 2, 4])
+@pytest.mark.parametrize("block_px", [7, 16, 32, 64, 100])
+def test_streams_in_step_are_what_was_encoded_whatever_each_holds(bytepix, block_px):
+    """Fifty tiles of unlike noise, flat ones and long runs of zeros between them, in blocks of any length."""
+    rng = np.random.default_rng(block_px)
+    ny, nx, kind = 50, 333, {1: np.uint8, 2: np.int16, 4: np.int32}[bytepix]
+    info = np.iinfo(kind)
+    sigma = 2.0 ** rng.uniform(-3, 8 * bytepix - 1, ny)
+    truth = np.clip(rng.normal(40, sigma[:, None], (ny, nx)), info.min, info.max).astype(kind)
+    truth[rng.random((ny, nx)) < 0.003] = info.max
+    truth[::9, 40:200] = 40
+    codec = Rice1(blocksize=block_px, bytepix=bytepix, tilesize=nx)
+    streams = [bytes(codec.encode(row)) for row in truth]
+    lengths = np.array([len(stream) for stream in streams])
+    data = np.frombuffer(bytes(2880) + b"".join(streams), np.uint8)
+    tiles = RiceTiles(2880 + np.cumsum(lengths) - lengths, lengths, nx, ny, nx, 1, bytepix, block_px, 2 * block_px)
+    blank = np.array([NO_BLANK])
+    scaling = Scaling(np.ones(1), np.zeros(1), blank, bytepix, 0, 0, 0.0, np.zeros(1, np.float32))
+    index = np.zeros((ny, -(-nx // (2 * block_px))), np.uint64)
+    for y0, n in ((0, ny), (0, ny), (7, 2), (11, 30)):
+        ends = np.sort(rng.integers(0, nx + 1, (n, 2)).astype(np.int32), axis=1)
+        out = np.full(n * nx, -7, np.float32)
+        lo, hi = np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1])
+        assert read_rice(data, tiles, index, scaling, y0, lo, hi, 0, out, nx) == 0
+        columns = np.arange(nx)
+        wanted = (columns >= lo[:, None]) & (columns < hi[:, None])
+        np.testing.assert_array_equal(
+            out.reshape(n, nx), np.where(wanted, truth[y0 : y0 + n].astype(np.float32), -7)
+        )

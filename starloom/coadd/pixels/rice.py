@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from starloom.coadd.pixels.bits import U64, exact
 from starloom.coadd.pixels.lanes import ACTIVE, BIT, COUNT, END, LANES, LAST, PLACE, STATE_SIZE, run_blocks
-from starloom.coadd.pixels.scaling import dithered, linear, of_tile
+from starloom.coadd.pixels.scaling import dithered, linear
 from starloom.coadd.pixels.stream import take_bits
 
 _MOST_BLOCKS = 8
@@ -68,12 +68,15 @@ def _wanted(job, lane, at, y0, lo, hi):  # type: ignore[no-untyped-def]
 def _hand_over(job, chunk_px, values, y0, lo, hi, x0, out, stride, scaling):  # type: ignore[no-untyped-def]
     """Write the wanted pixels of all chunks that are ready as ADU; returns how many are not finite."""
     bad = 0
+    # Taken out here: passing arrays costs 10 ns each, in counts of references.
+    scales, zeros, blanks = scaling.scale, scaling.zero, scaling.blank
     for lane in range(LANES):
         if job[_TODO + lane] > 0 or job[_KEEP + lane] == 0:
             continue
         tile, left, bottom, width = job[_TILE + lane], job[_LEFT + lane], job[_BOTTOM + lane], job[_WIDTH + lane]
         base, end = job[_BASE + lane], job[_AT + lane]
-        scale, zero, blank = of_tile(scaling, tile)
+        scale, zero = scales[tile if scales.size > 1 else 0], zeros[tile if zeros.size > 1 else 0]
+        blank = blanks[tile if blanks.size > 1 else 0]
         shift = lane * chunk_px - base
         for y in range(max(y0, bottom + base // width), min(y0 + lo.size, bottom + (end - 1) // width + 1)):
             row = (y - bottom) * width - left
@@ -91,9 +94,9 @@ def _hand_over(job, chunk_px, values, y0, lo, hi, x0, out, stride, scaling):  # 
 
 @exact
 def _advance(job, state, index, data, tiles, following, past, chunk_px, y0, lo, hi):  # type: ignore[no-untyped-def]
-    """Give every lane that is through its chunk the next one, of its tile or of the next tile from ``following`` on.
+    """Give every lane that is through its chunk another, of its tile or of the tiles from ``following`` on.
 
-    Returns the next tile after that.
+    Returns the tile that is next then.
     """
     starts, lengths, tile_nx, tile_ny = tiles.starts, tiles.lengths, tiles.tile_nx, tiles.tile_ny
     bytepix, block_px, segment_px = tiles.bytepix, tiles.block_px, tiles.segment_px
@@ -125,22 +128,24 @@ def _advance(job, state, index, data, tiles, following, past, chunk_px, y0, lo, 
             pixels = job[_WIDTH + lane] * job[_HEIGHT + lane]
             want, job[_PAST + lane] = _wanted(job, lane, at, y0, lo, hi)
             job[_FIRST + lane] = want
-            start = U64(starts[tile]) * U64(8)
-            state[bit_at] = start + U64(8 * bytepix)
-            state[last_at] = take_bits(data, start, 8 * bytepix)
-            state[end_at] = start + U64(lengths[tile]) * U64(8)
+            state[bit_at] = U64(0)
         state[PLACE + U64(lane)] = U64(lane * chunk_px)
         if want == pixels:
             job[_TILE + lane], job[_TODO + lane], job[_KEEP + lane] = -1, _NEVER, 0
             state[ACTIVE + U64(lane)] = U64(0)
             continue
+        start = U64(starts[tile]) * U64(8)
+        state[end_at] = start + U64(lengths[tile]) * U64(8)
         near = want // segment_px
         while near * segment_px > at and index[tile, near] == U64(0):
             near -= 1
         if near * segment_px > at:
             at = near * segment_px
-            state[bit_at] = U64(starts[tile]) * U64(8) + (index[tile, near] >> U64(32))
+            state[bit_at] = start + (index[tile, near] >> U64(32))
             state[last_at] = index[tile, near] & U64(0xFFFFFFFF)
+        elif state[bit_at] == U64(0):
+            state[bit_at] = start + U64(8 * bytepix)
+            state[last_at] = take_bits(data, start, 8 * bytepix)
         # The tile's last pixels, if they are less than a block, are a chunk of their own.
         count = min(block_px, pixels - at)
         stop = min(at - at % chunk_px + chunk_px, pixels - pixels % count, job[_PAST + lane])

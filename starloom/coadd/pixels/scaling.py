@@ -59,7 +59,7 @@ def of_tile(scaling, tile):  # type: ignore[no-untyped-def]
 
 @exact
 def _wrapped(value, bytepix):  # type: ignore[no-untyped-def]
-    """Return a pixel in its range. Casts, not masks: numba would widen those to 64 bits, half as many in a vector."""
+    """Return a pixel in its range; with casts, for numba widens masks to 64 bits: half as many in a vector."""
     if bytepix == 2:
         return np.int32(np.int16(value))
     return np.int32(np.uint8(value)) if bytepix == 1 else value

@@ -13,6 +13,10 @@ from starloom.coadd.pixels.mapping import file_bytes
 from starloom.coadd.pixels.plain import PlainPlane
 from starloom.coadd.pixels.table import TileTable
 from starloom.coadd.pixels.tiled import RicePlane, SectionPlane, TilesOneByOne
+from starloom.errors import BadInput
+
+_PACKED = (".fz", ".gz", ".fits", ".fit", ".fts")
+_COMPANIONS = (".mask.fits", ".mask.fits.fz", ".mask.fits.gz", ".mask.fz")
 
 
 class Plane(Protocol):
@@ -51,7 +55,7 @@ class FrameSource:
     shape
         ``(ny, nx)``, pixels.
     has_mask
-        Whether the file has an extension ``MASK`` of the image's shape.
+        Whether the file has an extension ``MASK`` of the image's shape, or a mask lies beside it.
 
     Notes
     -----
@@ -132,7 +136,7 @@ class FrameSource:
         return plane.read(int(y0), lo, hi, int(x0), flat, stride)
 
     def mask(self, y0: int, y1: int, x0: int, x1: int) -> NDArray[np.bool_] | None:
-        """Return which pixels of rows ``y0:y1``, columns ``x0:x1`` the MASK calls bad; None: there is none."""
+        """Return which pixels of rows ``y0:y1``, columns ``x0:x1`` the mask calls bad; None: there is none."""
         if self._mask is None:
             return None
         values = np.zeros((y1 - y0, x1 - x0), np.float32)
@@ -145,10 +149,35 @@ class FrameSource:
         self._image = self._mask = None
 
 
+def mask_beside(path: Path) -> Path | None:
+    """Return the mask beside a frame, ``name.mask.fits`` (or ``.fz``, ``.gz``) for ``name.fits``; or None."""
+    name = path.name
+    while name.lower().endswith(_PACKED):
+        name = name[: name.rindex(".")]
+    found = (path.with_name(name + ending) for ending in _COMPANIONS)
+    return next((beside for beside in found if beside.is_file()), None)
+
+
+def _companion(path: Path, shape: tuple[int, ...], checkpoint_px: int) -> Plane | None:
+    beside = mask_beside(path)
+    if beside is None:
+        return None
+    data = file_bytes(beside)
+    image, _ = find_planes(data, beside)
+    if image.image_shape != shape:
+        raise BadInput(
+            f"{beside} is a mask of shape {image.image_shape}, and {path.name} has {shape}",
+            code="mask-shape",
+            hint="Give the mask of this frame, or move it away.",
+        )
+    return _open_plane(data, image, checkpoint_px)
+
+
 def open_source(path: Path, *, checkpoint_px: int = 256) -> FrameSource:
     """Open a frame, plain, ``.gz`` or ``.fz``, for random access.
 
-    The image is the first HDU of two or more axes.
+    The image is the first HDU of two or more axes. Its mask, whose pixels other than 0 are bad, is the extension
+    ``MASK`` of the same shape behind it, or else the first image of a file beside it (`mask_beside`).
 
     Parameters
     ----------
@@ -160,7 +189,7 @@ def open_source(path: Path, *, checkpoint_px: int = 256) -> FrameSource:
     Raises
     ------
     BadInput
-        ``unreadable``, ``no-image`` or ``not-2d``, naming the file.
+        ``unreadable``, ``no-image`` or ``not-2d``, naming the file; ``mask-shape`` for the mask beside it.
     """
     path = Path(path)
     data = file_bytes(path)
@@ -169,5 +198,5 @@ def open_source(path: Path, *, checkpoint_px: int = 256) -> FrameSource:
     return FrameSource(
         (ny, nx),
         _open_plane(data, image, checkpoint_px),
-        None if mask is None else _open_plane(data, mask, checkpoint_px),
+        _companion(path, (ny, nx), checkpoint_px) if mask is None else _open_plane(data, mask, checkpoint_px),
     )

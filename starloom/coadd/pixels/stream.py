@@ -87,7 +87,7 @@ def decode(data, bit, end, last, bytepix, values, place, count):  # type: ignore
     data
         The file's bytes, uint8.
     bit, end
-        Bit offsets in the file where the block begins and its stream ends, uint64; 8 bytes before ``end`` are there.
+        Bit offsets in the file where the block begins and its stream ends, uint64, beyond its header.
     last
         The pixel before, uint64.
     values

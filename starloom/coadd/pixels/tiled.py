@@ -9,6 +9,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from starloom.coadd.pixels.kept import KeptTiles
 from starloom.coadd.pixels.layout import Bytes, Hdu, damaged
 from starloom.coadd.pixels.rice import RiceTiles, read_rice
 from starloom.coadd.pixels.scaling import NO_BLANK, Scaling, dither_noise, dithered, linear, of_tile
@@ -53,6 +54,7 @@ class TilesOneByOne:
 
     def __init__(self, data: Bytes, table: TileTable) -> None:
         self._data, self._table = data, table
+        self._kept = KeptTiles()
         self._scaling = _scaling(table, 4)
         self._quantised = table.column("ZSCALE") is not None
         self._columns: list[tuple[Extents, str, bool]] = []
@@ -75,7 +77,9 @@ class TilesOneByOne:
         """See `starloom.coadd.pixels.source.Plane`; ``only`` says which tiles to read."""
         table = self._table
         bad = False
-        for down in range(y0 // table.tile_ny, (y0 + lo.size - 1) // table.tile_ny + 1):
+        first, past = y0 // table.tile_ny, (y0 + lo.size - 1) // table.tile_ny + 1
+        self._kept.leave(first * table.across, past * table.across)
+        for down in range(first, past):
             bottom = down * table.tile_ny
             rows = range(max(y0, bottom), min(y0 + lo.size, bottom + table.tile_ny))
             for column in range(table.across):
@@ -83,23 +87,30 @@ class TilesOneByOne:
                 if only is not None and not only[tile]:
                     continue
                 left = column * table.tile_nx
-                spans = [(y, max(int(lo[y - y0]), left), min(int(hi[y - y0]), left + table.tile_nx)) for y in rows]
+                height, width = min(table.tile_ny, table.ny - bottom), min(table.tile_nx, table.nx - left)
+                spans = [(y, max(int(lo[y - y0]), left), min(int(hi[y - y0]), left + width)) for y in rows]
                 spans = [span for span in spans if span[1] < span[2]]
                 if not spans:
                     continue
-                shape = min(table.tile_ny, table.ny - bottom), min(table.tile_nx, table.nx - left)
-                pixels = self._tile(tile, shape[0] * shape[1]).reshape(shape)
+                stored, quantised = self._tile(tile, height * width, sum(b - a for _, a, b in spans))
                 for y, begin, end in spans:
-                    part = pixels[y - bottom, begin - left : end - left]
-                    at = (y - y0) * stride - x0
-                    out[at + begin : at + end] = part
-                    bad = bad or not np.isfinite(part).all()
+                    at = (y - bottom) * width - left
+                    bad |= self._write(
+                        stored, at + begin, at + end, quantised, tile, out, (y - y0) * stride - x0 + begin
+                    )
         return bad
 
-    def _tile(self, tile: int, count: int) -> NDArray[np.float32]:
+    def _tile(self, tile: int, count: int, wanted: int) -> tuple[NDArray[Any], bool]:
+        """Return a tile's values and whether they are quantised."""
         for extents, algorithm, quantised in self._columns:
-            if extents.lengths[tile]:
-                return self._adu(self._stored(extents, algorithm, quantised, tile, count), quantised, tile)
+            if not extents.lengths[tile]:
+                continue
+            stored = self._kept.get(tile)
+            if stored is None:
+                stored = self._stored(extents, algorithm, quantised, tile, count)
+                if wanted < count:
+                    self._kept.add(tile, stored)
+            return stored, quantised
         raise damaged(self._table.hdu.path, f"tile {tile} is empty")
 
     def _stored(self, extents: Extents, algorithm: str, quantised: bool, tile: int, count: int) -> NDArray[Any]:
@@ -119,22 +130,33 @@ class TilesOneByOne:
         is_float = self._table.bitpix < 0 and not quantised and width >= 4
         return np.frombuffer(content, "u1" if width == 1 else f">{'f' if is_float else 'i'}{width}")
 
-    def _adu(self, stored: NDArray[Any], quantised: bool, tile: int) -> NDArray[np.float32]:
+    def _write(
+        self,
+        stored: NDArray[Any],
+        begin: int,
+        end: int,
+        quantised: bool,
+        tile: int,
+        out: NDArray[np.float32],
+        place: int,
+    ) -> bool:
+        """Write a tile's values ``begin:end`` as ADU to ``out[place:]``; returns whether any may not be finite."""
         hdu, scaling = self._table.hdu, self._scaling
-        adu = np.empty(stored.size, np.float32)
+        part, count = stored[begin:end], end - begin
+        adu = out[place : place + count]
         if quantised:
             scale, zero, blank = of_tile(scaling, tile)
-            values = stored.astype(np.int32)
+            values = part.astype(np.int32)
             if scaling.dither:
-                dithered(values, 0, values.size, scale, zero, blank, scaling, tile, 0, adu, 0)
+                dithered(values, 0, count, scale, zero, blank, scaling, tile, begin, out, place)
             else:
-                linear(values, 0, values.size, scale, zero, blank, 4, adu, 0)
-            return adu
-        with np.errstate(over="ignore", invalid="ignore"):
-            adu[:] = stored.astype(np.float64) * hdu.number("BSCALE", 1.0) + hdu.number("BZERO", 0.0)
-        if stored.dtype.kind != "f":
-            adu[stored == scaling.blank[tile if scaling.blank.size > 1 else 0]] = np.nan
-        return adu
+                linear(values, 0, count, scale, zero, blank, 4, out, place)
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                adu[:] = part.astype(np.float64) * hdu.number("BSCALE", 1.0) + hdu.number("BZERO", 0.0)
+            if stored.dtype.kind != "f":
+                adu[part == scaling.blank[tile if scaling.blank.size > 1 else 0]] = np.nan
+        return not bool(np.isfinite(adu).all())
 
 
 class RicePlane:
