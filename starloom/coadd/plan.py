@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from starloom.coadd.inputs import InputFrame
 
-COADD_VERSION = 3
+COADD_VERSION = 4
 """Raised by hand whenever the same plan would give other pixels."""
 
 OUTPUT_ZERO_POINT_MAG = 25.0
