@@ -12,6 +12,8 @@ and flux scales, so that what differs is resampling, sky, weights and rejection.
 - rms: of the common stars about their joint places, px, median over frames
 - seam: for mosaics, the median step across the frames' edges over the noise of a pixel; beside it that across
   lines 60 px further inside, where no edge is: the nebula's own
+- strips: for mosaics, by how much frames differ from each other where they overlap, skies matched, rms of cells
+  over the noise of a pixel
 
 Previews (PNG) of all products lie in ``--work``.
 """
@@ -40,6 +42,8 @@ from starloom.coadd import StackOptions, StackPlan, stack_depth, stack_files, wr
 from starloom.coadd.celestial import sky_pixels, sky_vectors
 from starloom.coadd.depth import DepthFrame
 from starloom.coadd.inputs import frame_wcs_cards, open_frame, wcs_from_cards
+from starloom.coadd.match import sky_basis
+from starloom.coadd.seams import measure_seams, outline, strips_between
 from starloom.coadd.stack import plan_files, product_path
 from starloom.errors import BadInput
 
@@ -68,8 +72,8 @@ def frames_of(name: str, data: Path, work: Path) -> list[Path]:
     if name == "bok352":
         frames = sorted(p for p in folder.glob("deep2*.fits") if not p.name.endswith(".wht.fits"))
         return [_assembled(path, work) for path in frames + sorted(folder.glob("*_oki_*.fits"))]
-    # Not GALEX: counts of 0 and 1 photon a pixel have no sky noise to weigh by, which ends as `bad-noise`.
-    pattern = {"m17": "*.fits.gz", "sn2010h": "[!G]*.fits.gz", "unwise": "unwise*img-m.fits"}[name]
+    # GALEX's FUV, of 0 and 1 photon a pixel, has no sky noise to weigh by: it is left out as `bad-noise`.
+    pattern = {"m17": "*.fits.gz", "sn2010h": "*.fits.gz", "unwise": "unwise*img-m.fits"}[name]
     return sorted(folder.glob(pattern))
 
 
@@ -83,7 +87,7 @@ def _solved(paths: Sequence[Path], name: str, work: Path) -> list[Path]:
 
 
 def _assembled(path: Path, work: Path) -> Path:
-    """Write image, ``MASK`` and ``VAR`` of a survey's three files into one, with the zero point under its name."""
+    """Write image, ``MASK`` and ``VAR`` of a survey's three files into one."""
     mask = Path(str(path).replace("_ooi_", "_ood_").replace("_oki_", "_ood_"))
     weight = Path(str(path).replace("_ooi_", "_oow_").replace("_oki_", "_oow_"))
     if weight == path:
@@ -94,14 +98,9 @@ def _assembled(path: Path, work: Path) -> Path:
         image = hdus[1].data.astype(np.float32)
     for key in ("XTENSION", "PCOUNT", "GCOUNT", "EXTNAME", "BZERO", "BSCALE", "CHECKSUM", "DATASUM"):
         header.remove(key, ignore_missing=True)
-    # NOAO's MAGZERO is of the whole exposure for DECam (its MAGZPT is of one second); of these units elsewhere.
-    # The deep2 frames carry none, but are of one camera, filter and exposure: any one number will do.
-    if "MAGZPT" in header and "EXPTIME" in header:
-        header["MAGZPT"] = header["MAGZPT"] + 2.5 * np.log10(header["EXPTIME"])
-    else:
-        zero_point = header.get("MAGZERO", 25.0 if path.name.startswith("deep2") else None)
-        if zero_point is not None:
-            header["MAGZPT"] = zero_point
+    # The deep2 frames carry no zero point, but are of one camera, filter and exposure: any one number will do.
+    if path.name.startswith("deep2"):
+        header["MAGZPT"] = 25.0
     planes = [fits.PrimaryHDU(image, header)]
     if mask != path and mask.exists():
         planes.append(fits.ImageHDU((fits.getdata(mask, 1) != 0).astype(np.uint8), name="MASK"))
@@ -283,6 +282,20 @@ def seams(plan: StackPlan, image: Path, *, inward_px: float) -> float:
     return float(np.median(steps))
 
 
+def strips(plan: StackPlan) -> float:
+    """Return what the frames still differ by in the strips they share, rms over the noise of a frame's pixel."""
+    grid = wcs_from_cards(_bare(plan.grid))
+    wcs = [wcs_from_cards(frame.wcs_cards) for frame in plan.used]
+    outlines = [outline(w, frame.shape, grid) for w, frame in zip(wcs, plan.used, strict=True)]
+    ny, nx = plan.shape
+    left = []
+    for seam in measure_seams(plan.used, wcs, grid, outlines, strips_between(outlines)):
+        basis = sky_basis(2 * seam.x / (nx - 1) - 1, 2 * seam.y / (ny - 1) - 1)
+        terms = np.subtract(plan.used[seam.first].sky, plan.used[seam.second].sky)
+        left.append(seam.difference - terms @ basis)
+    return float(np.sqrt(np.mean(np.concatenate(left) ** 2)) / np.median([frame.sigma for frame in plan.used]))
+
+
 def _band(data, grid, wcs, at: float, along: np.ndarray, off: int, swap: bool) -> np.ndarray:
     """Return the median of 9 px around a line ``off`` px beside a line of a frame, for each place along it."""
     values = []
@@ -339,6 +352,8 @@ def row_of(name: str, who: str, item: Stacked, image: Path) -> dict[str, object]
     edges = "–"
     if name == "m17":
         edges = f"{seams(plan, image, inward_px=0):.2f} ({seams(plan, image, inward_px=60):.2f})"
+        if who == "ours":
+            edges += f", strips {strips(plan):.2f}"
     return {
         "set": name, "band": plan.band, "": who, "frames": f"{len(plan.used)}/{len(plan.frames)}",
         "gain mag": "–" if depth is None else f"{depth:.2f}",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from starloom.coadd.celestial import sky_pixels, sky_vectors
+from starloom.coadd.match import sky_basis
 from starloom.coadd.plan import PlanFrame
+from starloom.coadd.seam_fit import fit_seams
+from starloom.coadd.seams import measure_seams, outline, strips_between
 from starloom.coadd.sky_cells import SkyCells
-from starloom.coadd.sky_match import SkySamples, lattice_shape, match_skies
+from starloom.coadd.sky_match import SkySamples, lattice_shape, match_skies, unit_places
 
 Floats = NDArray[np.float64]
 Level = tuple[tuple[float, ...], ...]
@@ -54,10 +58,38 @@ def with_sky(
     if not any(len(s.value) for s in samples):
         return result, None
     side = float(np.median([min(max(frames[i].shape) / np.sqrt(frames[i].area), max(shape)) for i in used]))
-    sky = match_skies(samples, shape, lattice_shape(shape, side), match=match and len(used) > 1)
+    matching = match and len(used) > 1
+    told = (
+        _told_by_seams([frames[i] for i in used], [wcs[i] for i in used], samples, grid, shape)
+        if matching
+        else None
+    )
+    if told is None:
+        sky = match_skies(samples, shape, lattice_shape(shape, side), match=matching)
+    else:
+        left = [_less(s, t, shape) for s, t in zip(samples, told, strict=True)]
+        sky = replace(match_skies(left, shape, lattice_shape(shape, side), match=False), terms=told)
     for i, terms in zip(used, sky.terms, strict=True):
         result[i] = frames[i].model_copy(update={"sky": tuple(_rounded(t) for t in terms)})
     return result, tuple(tuple(_rounded(v) for v in row) for row in sky.level)
+
+
+def _told_by_seams(
+    frames: Sequence[PlanFrame],
+    wcs: Sequence[WCS],
+    samples: Sequence[SkySamples],
+    grid: WCS,
+    shape: tuple[int, int],
+) -> Floats | None:
+    """Return the frames' terms where nothing but strips ties the tiles of a mosaic together; else None."""
+    outlines = [outline(w, frame.shape, grid) for w, frame in zip(wcs, frames, strict=True)]
+    pairs = strips_between(outlines)
+    return fit_seams(samples, measure_seams(frames, wcs, grid, outlines, pairs), shape) if pairs else None
+
+
+def _less(samples: SkySamples, terms: Floats, shape: tuple[int, int]) -> SkySamples:
+    u, v = unit_places(samples.x, shape[1]), unit_places(samples.y, shape[0])
+    return replace(samples, value=samples.value - terms @ sky_basis(u, v))
 
 
 def _rounded(value: float) -> float:

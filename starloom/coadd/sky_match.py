@@ -137,14 +137,15 @@ def match_skies(
     if match:
         # A common bowl is nobody's where no frame has one of its own.
         own = np.array([any(b.basis[k].any() for b in blocks) for k in range(len(SKY_POWERS))])
-        gauge = _gauge(frames, terms, shape, own)
+        gauge = common_surface(frames, terms, shape, own)
         terms = terms - gauge
         gy, gx = np.meshgrid(np.linspace(-1, 1, lattice[0]), np.linspace(-1, 1, lattice[1]), indexing="ij")
         common = common + gauge @ sky_basis(gx.ravel(), gy.ravel())
     return MatchedSky(terms, common.reshape(lattice))
 
 
-def _unit(place: Floats, size: int) -> Floats:
+def unit_places(place: Floats, size: int) -> Floats:
+    """Return pixels of a side of ``size`` as -1 to 1."""
     return place / max(size - 1, 1) * 2 - 1
 
 
@@ -177,12 +178,7 @@ def _blocks(
         basis = sky_basis(u, v)
         for term, powers in enumerate(SKY_POWERS):
             basis[term] *= sum(powers) <= order
-        to_grid = _substituted(
-            max(shape[1] - 1, 1) / (2 * half_x),
-            (0.5 * (shape[1] - 1) - 0.5 * (x0 + x1)) / half_x,
-            max(shape[0] - 1, 1) / (2 * half_y),
-            (0.5 * (shape[0] - 1) - 0.5 * (y0 + y1)) / half_y,
-        )
+        to_grid = to_grid_terms((0.5 * (x0 + x1), half_x), (0.5 * (y0 + y1), half_y), shape)
         blocks.append(_Block(nodes, inverse.reshape(corner.shape), share, basis, f.value, f.error, to_grid))
     return blocks
 
@@ -196,6 +192,21 @@ def _order(u: Floats, v: Floats, shared: NDArray[np.bool_]) -> int:
     if n >= _BOWL_SAMPLES and span >= _BOWL_SPAN:
         return 2
     return 1 if n >= _GRADIENT_SAMPLES and span >= _GRADIENT_SPAN else 0
+
+
+def to_grid_terms(x: tuple[float, float], y: tuple[float, float], shape: tuple[int, int]) -> Floats:
+    """Return the matrix from terms over a frame to those over the grid.
+
+    Parameters
+    ----------
+    x, y
+        The frame's middle and half its side along each axis, grid pixels.
+    shape
+        ``(ny, nx)`` of the grid.
+    """
+    half = [0.5 * max(n - 1, 1) for n in shape[::-1]]
+    (a, b), (c, d) = ((h / s, (h - m) / s) for h, (m, s) in zip(half, (x, y), strict=True))
+    return _substituted(a, b, c, d)
 
 
 def _substituted(a: float, b: float, c: float, d: float) -> Floats:
@@ -264,11 +275,14 @@ def _residual(b: _Block, common: Floats, terms: Floats) -> Floats:
     return np.asarray(b.value - np.sum(b.share * common[b.nodes[b.corner]], axis=1) - terms @ b.basis)
 
 
-def _gauge(frames: Sequence[SkySamples], terms: Floats, shape: tuple[int, int], own: NDArray[np.bool_]) -> Floats:
-    """Return the surface that all frames' terms have in common: least squares over all frames.
+def common_surface(
+    frames: Sequence[SkySamples], terms: Floats, shape: tuple[int, int], own: NDArray[np.bool_]
+) -> Floats:
+    """Return the surface that all frames' terms have in common, of the terms that are ``own``.
 
-    Not the mean of the terms: far from its own place on a mosaic a frame's surface means nothing. Levels are left
-    out of the slopes: that the frames in the west were darker does not make a gradient.
+    Least squares over all frames. Not the mean of the terms: far from its own place on a mosaic a frame's surface
+    means nothing. Levels are left out of the slopes: that the frames in the west were darker does not make a
+    gradient.
     """
     k = len(SKY_POWERS)
     matrix, right = np.zeros((k, k)), np.zeros(k)
@@ -276,7 +290,7 @@ def _gauge(frames: Sequence[SkySamples], terms: Floats, shape: tuple[int, int], 
     # Every frame counts alike, however many samples it has.
     seen = [(f, t) for f, t in zip(frames, terms, strict=True) if len(f.x)]
     for f, t in seen:
-        basis = sky_basis(_unit(f.x, shape[1]), _unit(f.y, shape[0]))
+        basis = sky_basis(unit_places(f.x, shape[1]), unit_places(f.y, shape[0]))
         middle = basis.mean(axis=1)
         middles.append(middle)
         basis = basis - middle[:, None]
