@@ -43,6 +43,7 @@ from starloom.coadd.celestial import sky_pixels, sky_vectors
 from starloom.coadd.depth import DepthFrame
 from starloom.coadd.inputs import frame_wcs_cards, open_frame, wcs_from_cards
 from starloom.coadd.match import sky_basis
+from starloom.coadd.pixels import open_source
 from starloom.coadd.seams import measure_seams, outline, strips_between
 from starloom.coadd.stack import plan_files, product_path
 from starloom.errors import BadInput
@@ -145,12 +146,12 @@ def _by_swarp(plan: StackPlan, product: Path) -> Path:
         with open_frame(frame.input.path) as opened:
             ny, nx = opened.shape
             image = opened.section(0, ny, 0, nx)
-            bad = opened.bad(0, ny, 0, nx)
+        bad = open_source(frame.input.path).mask(0, ny, 0, nx)
         header = fits.Header(frame.wcs_cards)
         header["FLXSCALE"] = frame.scale
         if frame.input.saturation_adu is not None:
             header["SATURATE"] = frame.input.saturation_adu
-        good = np.isfinite(image) if bad is None else np.isfinite(image) & ~bad
+        good = np.isfinite(image) if bad is None else np.isfinite(image) & (bad == 0)
         path = folder / f"{n:03d}.fits"
         fits.PrimaryHDU(np.where(good, image, 0).astype(np.float32), header).writeto(path)
         fits.PrimaryHDU(good.astype(np.float32)).writeto(path.with_suffix(".weight.fits"))

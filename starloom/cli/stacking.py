@@ -228,10 +228,20 @@ def _options(
 
 
 def _check(files: list[Path]) -> None:
+    """Refuse, in the words of `submit`, what holds no frame at all; one bad file among others gets a reason."""
+    from starloom.errors import BadInput
     from starloom.frames import read_header
 
+    first: BadInput | None = None
     for path in files:
-        read_header(path)  # what is no frame is refused in the words of `submit`, before any pixel is read
+        try:
+            read_header(path)
+        except BadInput as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
 
 
 @contextmanager

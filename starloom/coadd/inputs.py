@@ -99,7 +99,7 @@ class OpenFrame:
             self._gzipped = stream.read(2) == b"\x1f\x8b"
         self._hdu = found[0]
         planes = {hdu.name: hdu for hdu in found[1:] if tuple(hdu.shape) == tuple(found[0].shape)}
-        self._mask_hdu, self._variance_hdu = planes.get("MASK"), planes.get("VAR")
+        self._variance_hdu = planes.get("VAR")
         shape = tuple(self._hdu.shape)
         if len(shape) != 2:
             raise BadInput(
@@ -115,12 +115,6 @@ class OpenFrame:
     def section(self, y0: int, y1: int, x0: int, x1: int) -> NDArray[np.float32]:
         """Return rows ``y0:y1``, columns ``x0:x1`` in ADU, ``BLANK`` as NaN, float32, native byte order."""
         return np.ascontiguousarray(self._cut(self._hdu, y0, y1, x0, x1), dtype=np.float32)
-
-    def bad(self, y0: int, y1: int, x0: int, x1: int) -> NDArray[np.bool_] | None:
-        """Return which pixels of a section the frame's ``MASK`` speaks against; None: it has none."""
-        if self._mask_hdu is None:
-            return None
-        return np.ascontiguousarray(self._cut(self._mask_hdu, y0, y1, x0, x1) != 0)
 
     def variance(self, y0: int = 0, y1: int | None = None) -> NDArray[np.float32] | None:
         """Return rows ``y0:y1`` of the sky's variance in each pixel, ADU²; None: the file does not tell it."""

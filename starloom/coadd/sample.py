@@ -133,8 +133,9 @@ def read_strip(path: Path, source: FrameSource, height: int) -> Strip:
         rows = np.zeros(end - top, np.int32)
         band = pixels[row : row + end - top]
         holes |= source.read(top, rows, rows + nx, 0, band)
-        mask = source.mask(top, end, 0, nx)
-        if mask is not None and mask.any():
+        said = source.mask(top, end, 0, nx)
+        if said is not None and said.any():
+            mask = said != 0
             # A lone defect in a star's wing is guessed from its neighbours rather than costing the star; where
             # whole patches are bad (a saturated core), no guess stands for them.
             unknown = ~np.isfinite(band)

@@ -242,7 +242,7 @@ def _values(frame: PlanFrame, source: FrameSource, wcs: WCS, vectors: Floats, st
     source.read(y0, rows * x0, rows * x1, x0, pixels)
     mask = source.mask(y0, y1, x0, x1)
     if mask is not None:
-        pixels[mask] = np.nan
+        pixels[mask != 0] = np.nan
     # Not the nearest pixels: over a small cell they lie to one side in one frame, and on a nebula that is a step.
     f, g = x[inside] - column, y[inside] - row
     i, j = row - y0, column - x0

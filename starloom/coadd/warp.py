@@ -164,7 +164,7 @@ class Warper:
         lo, hi = lo[top:bottom], hi[top:bottom]
         self._source.read(top, lo, hi, ox, window[_BEFORE : _BEFORE + bottom - top])
         mask = self._source.mask(top, bottom, left, right) if self._source.has_mask else None
-        masked = _NO_MASK if mask is None else np.ascontiguousarray(mask).view(np.uint8)
+        masked = _NO_MASK if mask is None else mask
         found = inspect(
             window, window.view(np.int32), flags, blocks, oy, ox, top, bottom, lo, hi, ny, nx,
             self._saturation, self._sigma, masked, left,

@@ -47,6 +47,10 @@ def _open_plane(data: Bytes, hdu: Hdu, checkpoint_px: int) -> Plane:
     raise damaged(hdu.path, f"ZCMPTYPE = {table.algorithm!r}")
 
 
+BAD_PIXEL, SATURATED_PIXEL = 1, 2
+"""What a frame's mask can say of a pixel: not to be used, or at least as bright as it reads."""
+
+
 class FrameSource:
     """A frame open for random access; made by `open_source`.
 
@@ -63,11 +67,13 @@ class FrameSource:
     may be called from several threads at once. No file descriptor stays open.
     """
 
-    def __init__(self, shape: tuple[int, int], image: Plane, mask: Plane | None) -> None:
+    def __init__(
+        self, shape: tuple[int, int], image: Plane, mask: Plane | None, saturated_value: int | None = None
+    ) -> None:
         self.shape = shape
         self.has_mask = mask is not None
         self._image: Plane | None = image
-        self._mask = mask
+        self._mask, self._saturated_value = mask, saturated_value
 
     def read(
         self, y0: int, lo: NDArray[np.int32], hi: NDArray[np.int32], x0: int, out: NDArray[np.float32]
@@ -135,14 +141,23 @@ class FrameSource:
             flat = np.lib.stride_tricks.as_strided(out, (size,), (4,))
         return plane.read(int(y0), lo, hi, int(x0), flat, stride)
 
-    def mask(self, y0: int, y1: int, x0: int, x1: int) -> NDArray[np.bool_] | None:
-        """Return which pixels of rows ``y0:y1``, columns ``x0:x1`` the mask calls bad; None: there is none."""
+    def mask(self, y0: int, y1: int, x0: int, x1: int) -> NDArray[np.uint8] | None:
+        """Return what the mask says of rows ``y0:y1``, columns ``x0:x1``; None: there is none.
+
+        Returns
+        -------
+        ndarray
+            0: good; `SATURATED_PIXEL`: saturated and no worse; `BAD_PIXEL`: anything else.
+        """
         if self._mask is None:
             return None
         values = np.zeros((y1 - y0, x1 - x0), np.float32)
         rows = np.ones(y1 - y0, np.int32)
         self._read(self._mask, y0, rows * x0, rows * x1, x0, values)
-        return np.not_equal(values, 0)
+        said = np.not_equal(values, 0).view(np.uint8)
+        if self._saturated_value is not None:
+            said[values == self._saturated_value] = SATURATED_PIXEL
+        return said
 
     def close(self) -> None:
         """Forget the file; its memory is unmapped once no read is under way."""
@@ -199,4 +214,15 @@ def open_source(path: Path, *, checkpoint_px: int = 256) -> FrameSource:
         (ny, nx),
         _open_plane(data, image, checkpoint_px),
         _companion(path, (ny, nx), checkpoint_px) if mask is None else _open_plane(data, mask, checkpoint_px),
+        None if mask is None else _saturated_value(mask),
     )
+
+
+def _saturated_value(mask: Hdu) -> int | None:
+    """Return the value of a pixel that is saturated and no worse, where the mask's header says so.
+
+    Our calibrated frames say it (``BIT2 = 'saturated'``). Elsewhere values are codes of their own: in a survey's
+    mask 4 may mean anything.
+    """
+    bits = (bit for bit in range(8) if str(mask.cards.get(f"BIT{bit}", "")).strip().startswith("saturated"))
+    return next((1 << bit for bit in bits), None)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starloom.coadd.jit import compiled
+from starloom.coadd.pixels.source import SATURATED_PIXEL
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int32]
@@ -126,7 +127,8 @@ def inspect(
     sigma
         Sky noise, ADU; 0: hot pixels are not looked for.
     masked, masked_x0
-        The frame's own mask, nonzero is bad: rows ``y0:y1`` from column ``masked_x0``; of shape (0, 0): none.
+        The frame's own mask, as of `FrameSource.mask`: rows ``y0:y1`` from column ``masked_x0``; of shape (0, 0):
+        none.
 
     Returns
     -------
@@ -173,9 +175,10 @@ def inspect(
                 n_bad += 1
         if masked.shape[0]:
             for x in range(a, b):
-                if masked[y - y0, x + ox - masked_x0]:
-                    flags[row, x] |= MASKED
-                    found |= MASKED
+                said = masked[y - y0, x + ox - masked_x0]
+                if said:
+                    flags[row, x] |= SATURATED if said == SATURATED_PIXEL else MASKED
+                    found |= flags[row, x]
                     bad = _noted(bad, n_bad, row * width + x)
                     n_bad += 1
         if sigma > 0 and b - a > 1:
