@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from starloom.archive.arrivals import twin
 from starloom.archive.claims import locked_mission
@@ -171,6 +173,17 @@ def attempts_at(session: Session, frame_id: str) -> list[dict[str, Any]]:
     """Return a frame's history of tries that came to nothing, newest first."""
     found = select(Attempt).where(Attempt.frame_id == frame_id).order_by(col(Attempt.id).desc())
     return [row.model_dump(exclude={"id", "frame_id"}) for row in session.exec(found).all()]
+
+
+def quarantined_by_code(session: Session) -> Sequence[tuple[str, int, datetime | None]]:
+    """Return code, number and earliest time of the frames set aside, by code."""
+    found = session.exec(
+        select(Frame.disposition_code, func.count(), func.min(Frame.disposition_at))
+        .where(Frame.disposition == "quarantined")
+        .group_by(col(Frame.disposition_code))
+        .order_by(col(Frame.disposition_code))
+    ).all()
+    return [(code or "unknown", count, since) for code, count, since in found]
 
 
 def next_step(frame: Frame) -> str:

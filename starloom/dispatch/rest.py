@@ -6,7 +6,7 @@ import base64
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
@@ -226,6 +226,19 @@ class PrefectApi:
             found += page
             if len(page) < limit:
                 return found
+
+    def late_runs(self, by: timedelta, limit: int) -> list[dict[str, Any]]:
+        """Return the runs of this project's deployments that should have started ``by`` ago, oldest first."""
+        body = {
+            "deployments": {"tags": {"all_": [TAG]}},
+            "flow_runs": {
+                "state": {"type": {"any_": ["SCHEDULED"]}},
+                "expected_start_time": {"before_": (datetime.now(UTC) - by).isoformat()},
+            },
+            "sort": "EXPECTED_START_TIME_ASC",
+            "limit": limit,
+        }
+        return list(self._call("POST", "/flow_runs/filter", body))
 
     def crash_orphans(self, pool: str) -> int:
         """Mark the runs of a pool that nobody works on any more as crashed; return how many.
