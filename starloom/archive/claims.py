@@ -10,6 +10,7 @@ holds what becomes of a mission whose holder failed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import secrets
@@ -33,7 +34,7 @@ from starloom.archive.models import (
     Solution,
     StatusEvent,
 )
-from starloom.errors import Conflict
+from starloom.errors import Conflict, Unavailable
 
 HELD = ("claimed", "bound")
 
@@ -139,13 +140,18 @@ def claim(
         with archive.transaction() as session:
             return _claim(session, mission_id, event_id, holder, lease_s, token or secrets.token_hex(16))
     except AlreadyClaimed:
-        with archive.transaction() as session:
-            session.exec(
-                update(StatusEvent)
-                .where(col(StatusEvent.id) == event_id, col(StatusEvent.mission_id) == mission_id)
-                .values(surplus_runs=StatusEvent.surplus_runs + 1)
-            )
+        _count_surplus(archive, mission_id, event_id)
         raise
+
+
+def _count_surplus(archive: Archive, mission_id: str, event_id: int) -> None:
+    """Count a run that came for nothing; that it ends in peace is worth more than the count."""
+    with contextlib.suppress(Unavailable), archive.transaction() as session:
+        session.exec(
+            update(StatusEvent)
+            .where(col(StatusEvent.id) == event_id, col(StatusEvent.mission_id) == mission_id)
+            .values(surplus_runs=StatusEvent.surplus_runs + 1)
+        )
 
 
 def _claim(session: Session, mission_id: str, event_id: int, holder: str, lease_s: float, token: str) -> Claim:

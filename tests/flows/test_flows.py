@@ -138,8 +138,14 @@ def test_from_the_inbox_to_a_published_stack(
     assert frames_of(hub)[corrupt.name].disposition == "quarantined"
     assert list(hub.lake.list("inbox/")) == []
 
-    # sweep: not before its time, then once
+    # sweep: not before its time, not while a run that waits for a worker has it, then once
     assert sweep()["frames_retried"] == 0
+    with hub.archive.transaction() as session:
+        session.get(Frame, victim.id).next_attempt_at = datetime.now(UTC)  # type: ignore[union-attr]
+    assert sweep()["frames_retried"] == 0
+    for run in prefect_client.api.runs(PROCESS):
+        state = {"state": {"type": "CANCELLED"}, "force": True}
+        prefect_client.api._call("POST", f"/flow_runs/{run['id']}/set_state", state)
     with hub.archive.transaction() as session:
         session.get(Frame, victim.id).next_attempt_at = datetime.now(UTC)  # type: ignore[union-attr]
     state = sweep(return_state=True)
