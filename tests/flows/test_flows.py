@@ -144,8 +144,8 @@ def test_from_the_inbox_to_a_published_stack(
         session.get(Frame, victim.id).next_attempt_at = datetime.now(UTC)  # type: ignore[union-attr]
     assert sweep()["frames_retried"] == 0
     for run in prefect_client.api.runs(PROCESS):
-        state = {"state": {"type": "CANCELLED"}, "force": True}
-        prefect_client.api._call("POST", f"/flow_runs/{run['id']}/set_state", state)
+        ended = {"state": {"type": "CANCELLED"}, "force": True}
+        prefect_client.api._call("POST", f"/flow_runs/{run['id']}/set_state", ended)
     with hub.archive.transaction() as session:
         session.get(Frame, victim.id).next_attempt_at = datetime.now(UTC)  # type: ignore[union-attr]
     state = sweep(return_state=True)
