@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlmodel import col, select
 
-from starloom.archive import dispositions, missions, selecting
+from starloom.archive import Archive, dispositions, missions, selecting
 from starloom.archive.models import STEPS, Frame, Mission, StatusEvent
 from starloom.errors import BadInput, Conflict, StarloomError
 from starloom.receipts import write_receipt
@@ -69,7 +69,7 @@ def requeue(hub: Hub, found: Sequence[Frame]) -> list[Frame]:
     return again
 
 
-def restack(hub: Hub, mission_id: str, reason: str) -> tuple[Mission, bool]:
+def restack(archive: Archive, mission_id: str, reason: str) -> tuple[Mission, bool]:
     """Ask for a mission's next revision, with a reason that stands in its event; False: it was asked for already.
 
     Raises
@@ -79,7 +79,7 @@ def restack(hub: Hub, mission_id: str, reason: str) -> tuple[Mission, bool]:
     Conflict
         ``mission-open``, ``mission-cancelled``: not from this status.
     """
-    with hub.archive.transaction() as session:
+    with archive.transaction() as session:
         mission, changed = missions.change(session, mission_id, "restack")
         if changed:
             asked = select(StatusEvent).where(StatusEvent.mission_id == mission_id, StatusEvent.state == "open")

@@ -27,4 +27,4 @@ def requeue_frames(conditions: list[str], limit: int) -> list[str]:
 @task(**retrying(UPKEEP_S), task_run_name="restack {mission_id}")
 def restack_mission(mission_id: str, reason: str) -> bool:
     """Ask for the mission's next revision; return whether it had not been asked for already."""
-    return operating.restack(current_hub(), mission_id, reason)[1]
+    return operating.restack(current_hub().archive, mission_id, reason)[1]

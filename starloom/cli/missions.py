@@ -139,7 +139,7 @@ def diff(
     frames = f"Frames, from r{told['since']} to r{told['until']}"
     columns = ["name", "node", "change", "reason", "amount", "weight_since", "weight_until"]
     emit_rows(told["frames"], columns, as_json=False, title=frames, whole=["change"], empty="The same frames.")
-    say(f"{told['unchanged']} frames are the same.")
+    say(f"Frames that are the same: {told['unchanged']}.")
     emit_rows(told["parameters"], ["name", "since", "until"], as_json=False, title="Parameters")
     columns = ["band", "pointing", "track", "name", "since", "until"]
     emit_rows(told["products"], columns, as_json=False, title="Products")
@@ -252,7 +252,7 @@ def restack(
     """
     from starloom.operating import restack as ask
 
-    found, changed = ask(open_hub(), mission, reason)
+    found, changed = ask(open_archive(), mission, reason)
     _tell(found, changed, json, "The next revision starts by itself.", waits=True)
 
 
