@@ -9,8 +9,8 @@ from starloom.coadd.pixels.kept import MOST_BYTES as KEPT_BYTES
 from starloom.coadd.plan import StackPlan
 from starloom.errors import BadInput
 
-#: Python with astropy and the compiled loops, once a plan is made, and what GZIP tiles may keep: memory of its own,
-#: without mapped files.
+#: Python with astropy and the compiled loops, once a plan is made, and what GZIP tiles may keep: memory of its
+#: own, without mapped files.
 BASE_BYTES = 180_000_000 + KEPT_BYTES
 #: Of a frame that is open: its map, header, and the reader's own tables, beside the checkpoints.
 FRAME_BYTES = 120_000
