@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, literal, update
-from sqlalchemy.orm import aliased
 from sqlmodel import Session, and_, col, func, or_, select
 
 from starloom.archive.claims import HELD
@@ -31,21 +30,13 @@ def open_events(session: Session, limit: int = PAGE) -> Sequence[tuple[StatusEve
     ).all()
 
 
-def _asks_for_work(newer: Any) -> list[Any]:
-    """Say when an event asks for work: it says COMPLETE, its mission still is, and no later one asks the same."""
-    return [
-        StatusEvent.state == "open",
-        StatusEvent.new_status == "COMPLETE",
-        Mission.status == "COMPLETE",
-        ~select(newer.id)
-        .where(
-            newer.mission_id == StatusEvent.mission_id,
-            newer.state == "open",
-            newer.new_status == "COMPLETE",
-            newer.id > StatusEvent.id,
-        )
-        .exists(),
-    ]
+def _newest_wishes() -> Any:
+    """Return the newest open event of every mission that asks for work: one pass over the open ones."""
+    return (
+        select(func.max(StatusEvent.id))
+        .where(StatusEvent.state == "open", StatusEvent.new_status == "COMPLETE")
+        .group_by(col(StatusEvent.mission_id))
+    )
 
 
 def due_events(session: Session, limit: int = PAGE) -> Sequence[StatusEvent]:
@@ -56,7 +47,13 @@ def due_events(session: Session, limit: int = PAGE) -> Sequence[StatusEvent]:
     return session.exec(
         select(StatusEvent)
         .join(Mission, col(Mission.id) == StatusEvent.mission_id)
-        .where(*_asks_for_work(aliased(StatusEvent)), _is_due(session))
+        .where(
+            StatusEvent.state == "open",
+            StatusEvent.new_status == "COMPLETE",
+            Mission.status == "COMPLETE",
+            col(StatusEvent.id).in_(_newest_wishes()),
+            _is_due(session),
+        )
         .order_by(func.coalesce(StatusEvent.next_publish_at, StatusEvent.created_at), col(StatusEvent.id))
         .limit(limit)
     ).all()
@@ -95,25 +92,20 @@ def close_told(session: Session, event_ids: Iterable[int], note: str) -> None:
 def supersede_spent(session: Session) -> int:
     """Close the open events that ask for nothing any more and are no news; return how many."""
     status = select(Mission.status).where(Mission.id == StatusEvent.mission_id).scalar_subquery()
-    newer = aliased(StatusEvent)
-    newest = (
-        select(func.max(newer.id))
-        .where(newer.mission_id == StatusEvent.mission_id, newer.state == "open", newer.new_status == "COMPLETE")
-        .correlate(StatusEvent)
-        .scalar_subquery()
-    )
-    is_open = col(StatusEvent.state) == "open"
     asks = col(StatusEvent.new_status) == "COMPLETE"
-    asks_nothing = or_(asks & (status != "COMPLETE"), col(StatusEvent.new_status).in_(("OPEN", "STACKING")))
+    asks_nothing = or_(
+        asks & (col(Mission.status) != "COMPLETE"), col(StatusEvent.new_status).in_(("OPEN", "STACKING"))
+    )
     closed = 0
     for spent, note in (
         (asks_nothing, literal("asks for nothing; the mission is ") + status),
-        (asks & (col(StatusEvent.id) < newest), literal("a later event asks for the same")),
+        (asks & col(StatusEvent.id).not_in(_newest_wishes()), literal("a later event asks for the same")),
     ):
         # In order, and past what another relay has in hand: two that close the same never wait for each other.
         ids = session.exec(
             select(StatusEvent.id)
-            .where(is_open, spent)
+            .join(Mission, col(Mission.id) == StatusEvent.mission_id)
+            .where(StatusEvent.state == "open", spent)
             .order_by(col(StatusEvent.id))
             .limit(PAGE)
             .with_for_update(skip_locked=True, of=StatusEvent)
