@@ -231,6 +231,10 @@ class PrefectApi:
         """Replace what an automation says; it keeps its id, and forgets what it has counted so far."""
         self._call("PUT", f"/automations/{automation_id}", body)
 
+    def delete_automation(self, automation_id: str) -> None:
+        """Delete an automation."""
+        self._call("DELETE", f"/automations/{automation_id}")
+
     def blocks(self, name: str) -> list[dict[str, Any]]:
         """Return the blocks of a name, one of a type at most; their secrets stay with the server."""
         body = {"block_documents": {"name": {"any_": [name]}}, "include_secrets": False}
