@@ -480,3 +480,20 @@ class Announcement(SQLModel, table=True):
     announced_at: datetime = time(default=utc_now)
     expires_at: datetime = time(default=utc_now)
     arrived_at: datetime | None = time()
+
+
+class Condition(SQLModel, table=True):
+    """Something that somebody is to be told of when it begins and when it ends: a silent node, a full disk."""
+
+    __tablename__ = "condition"
+
+    kind: str = text(32, primary_key=True)
+    subject: str = text(128, primary_key=True)
+    """What it is about: a node's id, a queue, a disk."""
+    began_at: datetime = time(default=utc_now)
+    value: float
+    message: str = text(500)
+    told_at: datetime | None = time()
+    """When its beginning was told."""
+    ended_at: datetime | None = time()
+    """When it ended; the row goes when that was told."""
