@@ -22,6 +22,7 @@ from tasks.sweep import (
     masters_due,
     reopen_stale_missions,
     tidy_lake,
+    watch,
 )
 
 
@@ -40,6 +41,7 @@ def sweep() -> dict[str, int] | State[Any]:
         "frames_retried": due_batches(return_state=True),
         "instruments_learnt": learn_instruments(return_state=True),
         "objects_removed": tidy_lake(return_state=True),
+        "conditions_told": watch(return_state=True),
         "masters_due": masters_due(return_state=True),
     }
     wanted = parts.pop("masters_due").result(raise_on_failure=False)
