@@ -36,6 +36,10 @@ def watchdog(
             envvar="STARLOOM_WATCHDOG_HEARTBEAT_URL", help="URL called when, and only when, all is well."
         ),
     ] = "",
+    relay_url: Annotated[
+        str,
+        typer.Option(envvar="STARLOOM_WATCHDOG_RELAY_URL", help="Health page of a relay on another machine."),
+    ] = "",
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds that something may be dead before it is told.")
     ] = 120.0,
@@ -48,6 +52,7 @@ def watchdog(
     """
     from starloom.dispatch.deadman import Voice, look_and_tell
     from starloom.dispatch.watchdog import CHECKS, in_words
+    from starloom.dispatch.webhook import check_url
 
     if unknown := sorted(set(skip or ()) - set(CHECKS)):
         raise BadInput(
@@ -56,12 +61,14 @@ def watchdog(
     settings = open_settings()
     voice = Voice(webhook, exec_, heartbeat_url)
     voice.check()
+    if relay_url:
+        check_url(relay_url)
     stop = threading.Event()
     if not once:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
     while True:
-        told = look_and_tell(settings, voice, skip or (), grace_s=grace)
+        told = look_and_tell(settings, voice, skip or (), relay_url=relay_url, grace_s=grace)
         if json:
             emit_json(
                 {

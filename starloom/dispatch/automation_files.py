@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from jinja2 import Environment, TemplateSyntaxError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from starloom.errors import BadInput
 
@@ -39,6 +48,16 @@ def _sorted(value: list[str]) -> list[str]:
     return sorted(set(value))
 
 
+def _as_template(value: str) -> str:
+    """Refuse what Prefect would refuse, before anything else has been changed."""
+    try:
+        Environment(autoescape=True).parse(value)
+    except TemplateSyntaxError as error:
+        raise ValueError(f"not a valid template: {error.message}") from error
+    return value
+
+
+Template = Annotated[str, Field(min_length=1), AfterValidator(_as_template)]
 Words = Annotated[list[str], BeforeValidator(_as_list)]
 Labels = dict[str, Words]
 
@@ -95,8 +114,8 @@ class Notify(_Strict):
 
     type: Literal["send-notification"]
     block_document_id: str
-    subject: Annotated[str, Field(min_length=1)]
-    body: Annotated[str, Field(min_length=1)]
+    subject: Template
+    body: Template
 
 
 Action = Annotated[ChangeState | CancelRun | Notify, Field(discriminator="type")]

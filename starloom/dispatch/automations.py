@@ -234,7 +234,7 @@ def _carry_out(api: PrefectApi, change: Change, body: AutomationBody) -> Change:
             return Change(**{**change.row(), "id": api.create_automation(wanted)})
         api.update_automation(change.id, wanted)
     except StarloomError as error:
-        if error.code == "prefect-refused":  # a template that does not parse, for one
+        if error.code == "prefect-refused":  # a template that reaches for what Prefect forbids, for one
             raise StarloomError(
                 f"{change.file}: {error.message}",
                 code="bad-automation",

@@ -156,6 +156,7 @@ def look_and_tell(
     voice: Voice,
     skip: Collection[str] = (),
     *,
+    relay_url: str = "",
     grace_s: float = GRACE_S,
     now: datetime | None = None,
 ) -> Told:
@@ -164,7 +165,7 @@ def look_and_tell(
     The memory is a file of the home, so that a program started every minute by cron or a timer tells once. Where
     it cannot be written (a full disk), the alarm is raised with every look: rather too often than never.
     """
-    findings = look(settings, skip)
+    findings = look(settings, skip, relay_url)
     path = settings.home / "run" / "watchdog.json"
     before = _remembered(path)
     subject, after = judge(findings, before, now or datetime.now(UTC), grace_s=grace_s)

@@ -23,6 +23,7 @@ from starloom.archive.engine import database_now
 from starloom.archive.models import Mission, Revision, StatusEvent
 from starloom.dispatch.heartbeat import Heartbeat
 from starloom.dispatch.rest import PrefectApi
+from starloom.dispatch.webhook import call
 from starloom.errors import StarloomError
 from starloom.settings import Settings
 
@@ -69,6 +70,12 @@ def check_relay(settings: Settings) -> str:
     if said["trouble"]:
         raise Dead(f"the relay gets nowhere: {said['trouble']}")
     return f"last seen {said['at'][:19]}"
+
+
+def ask_relay(url: str) -> str:
+    """Ask the health page of a relay on another machine; it answers 503 where it gets nowhere."""
+    call(url)
+    return "it answers that all is well"
 
 
 def check_prefect(settings: Settings) -> str:
@@ -154,13 +161,24 @@ CHECKS: dict[str, Callable[[Settings], str]] = {
 _BEHIND_PREFECT = ("worker", "sweep")
 
 
-def look(settings: Settings, skip: Collection[str] = ()) -> list[Finding]:
+def look(settings: Settings, skip: Collection[str] = (), relay_url: str = "") -> list[Finding]:
     """Make every check that is not skipped, all at once, none for longer than `CHECK_S`.
 
     What lies behind a server that does not answer is left out: one cause, one message.
+
+    Parameters
+    ----------
+    skip
+        Names of checks.
+    relay_url
+        The relay's health page; empty: its file in the home says enough.
     """
-    wanted = [name for name in CHECKS if name not in skip]
-    found = _all_at_once({name: partial(CHECKS[name], settings) for name in wanted}, CHECK_S)
+    checks: dict[str, Callable[[], str]] = {
+        name: partial(check, settings) for name, check in CHECKS.items() if name not in skip
+    }
+    if relay_url and "relay" in checks:
+        checks["relay"] = partial(ask_relay, relay_url)
+    found = _all_at_once(checks, CHECK_S)
     if any(finding.check == "prefect" and not finding.ok for finding in found):
         found = [finding for finding in found if finding.check not in _BEHIND_PREFECT]
     return found

@@ -153,6 +153,15 @@ def test_one_cause_is_one_message(settings: Settings, archive: Archive) -> None:
     assert [finding.check for finding in look(away, skip=["prefect", "relay", "worker", "sweep"])] == ["claims"]
 
 
+def test_a_relay_elsewhere_is_asked(settings: Settings, archive: Archive, hooks: Hooks) -> None:
+    others = [name for name in CHECKS if name != "relay"]
+    (found,) = look(settings, others, hooks.url("health"))
+    assert found.ok
+    hooks.answer = 503
+    (found,) = look(settings, others, hooks.url("health"))
+    assert (found.ok, found.message) == (False, "127.0.0.1 answered 503")
+
+
 @pytest.fixture
 def dead(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The names of the checks that find death; the others find life."""
