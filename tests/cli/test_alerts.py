@@ -101,9 +101,12 @@ def test_from_no_automation_to_a_delivered_alert(
         assert listed["mission COMPLETE starts its stack"] == "deployment"
         assert listed[f"{PREFIX}a crashed run is put back"] == "run-crashed.yaml"
         assert "run-crashed.yaml" in run("automations", "list").out
-        answer = run("automations", "test", "--message", "hear, hear", "--json")
-        assert (answer.code, answer.json["outcome"]) == (0, "delivered")
-        assert "hear, hear" in hooks.wait("chat")
+        for _ in range(4):  # an alert may be lost where the server's SQLite was locked, and then it says so
+            answer = run("automations", "test", "--message", "hear, hear", "--json")
+            assert (answer.code == 0) == (answer.json["outcome"] == "delivered")
+            if answer.code == 0:
+                break
+        assert hooks.heard("chat", "hear, hear")
         hooks.answer = 500  # Prefect says nothing of it; we do not say that it was delivered
         assert run("automations", "test", "--timeout", "5").code == 1
     finally:

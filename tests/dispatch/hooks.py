@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,15 +26,11 @@ class Hooks:
         came, self.came = self.came, []
         return came
 
-    def wait(self, path: str, word: str = "", timeout_s: float = 40.0) -> str:
-        """Return the body of what comes, or came, for a path with a word in it."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            for _, where, body in list(self.came):
-                if where == f"/{path}" and word in body:
-                    return body
-            time.sleep(0.1)
-        raise AssertionError(f"nothing with {word!r} came for /{path}: {self.came}")
+    def heard(self, path: str, *words: str) -> bool:
+        """Tell whether something came for a path that holds all the words."""
+        return any(
+            where == f"/{path}" and all(word in body for word in words) for _, where, body in list(self.came)
+        )
 
 
 @pytest.fixture
