@@ -107,6 +107,7 @@ def test_what_is_said_names_node_age_and_remedy(hub: Hub, prefect: Recorder) -> 
 
 
 def test_refused_frames_are_a_share_of_a_node_s_day(hub: Hub, prefect: Recorder) -> None:
+    register(hub, "T1")
     for n in range(9):
         frame(hub, name=str(n), disposition="quarantined" if n < 8 else "active")
     assert look(hub, prefect) == []  # eight of nine, but nine are too few to say

@@ -111,6 +111,8 @@ class Frame(SQLModel, table=True):
         Index("ix_frame_due", "disposition", "next_attempt_at"),
         # The earlier frames of an instrument in a band, newest first: photometry's history.
         Index("ix_frame_history", "instrument_id", "band", "start_utc"),
+        # When a node was last heard, and its last day: looked at every few minutes.
+        Index("ix_frame_received", "node_id", "received_at"),
     )
 
     id: str = Field(default_factory=lambda: uuid4().hex, primary_key=True, sa_type=String(32))

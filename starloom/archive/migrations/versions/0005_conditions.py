@@ -1,4 +1,4 @@
-"""conditions that somebody is told of when they begin and when they end."""
+"""conditions that somebody is told of when they begin and when they end; when a node was last heard."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.create_index("ix_frame_received", "frame", ["node_id", "received_at"], unique=False)
     op.create_table(
         "condition",
         sa.Column("kind", sa.String(length=32), nullable=False),
