@@ -51,6 +51,18 @@ class Settings(BaseSettings):
     prefect_api_url: str = ""
     prefect_api_auth_string: SecretStr = SecretStr("")
     work_pool: str = "starloom"
+    #: Seconds between a run's signs of life, 30 at least (Prefect's own bound). An automation takes a run for dead
+    #: that has been silent for two and a half of them, so every worker must run with the same number.
+    run_heartbeat_s: int = Field(default=30, ge=30)
+    #: Prefect block (Slack, e-mail, any webhook) that alerts go through; `starloom automations notify` makes one.
+    alert_block: str = "starloom-alerts"
+    #: When `sweep` raises an alert: a registered node silent for so many hours; this share of a node's frames of
+    #: the last day quarantined; so many frames waiting, or one for so many hours; a disk full to this share.
+    alert_node_silent_h: float = Field(default=72.0, gt=0)
+    alert_quarantined_fraction: float = Field(default=0.2, gt=0, le=1)
+    alert_waiting_frames: int = Field(default=5000, gt=0)
+    alert_waiting_h: float = Field(default=6.0, gt=0)
+    alert_disk_fraction: float = Field(default=0.9, gt=0, lt=1)
 
     #: Intervals of the scheduled flows, seconds. A run costs about 3 CPU-s, most of them to start.
     ingest_interval_s: float = 30.0
