@@ -159,7 +159,6 @@ def base_job_template(settings: Settings) -> dict[str, Any]:
         },
         "command": {"type": "string", "description": "Prefect's own by default."},
         "env": {"type": "object", "additionalProperties": {"type": ["string", "null"]}, "default": env},
-        "labels": {"type": "object", "additionalProperties": {"type": "string"}},
         "name": {"type": "string"},
         "network_mode": {"type": "string", "default": settings.network_mode},
         "volumes": {"type": "array", "items": {"type": "string"}, "default": _volumes(settings)},
