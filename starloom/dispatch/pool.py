@@ -165,10 +165,12 @@ def base_job_template(settings: Settings) -> dict[str, Any]:
         "mem_limit": {"type": "string", "default": OTHER_LIMITS.memory, "description": "Such as 512m or 4g."},
         "memswap_limit": {"type": "string", "default": OTHER_LIMITS.memory, "description": "Memory and swap."},
         "nano_cpus": {"type": "integer", "description": "Cores times 10^9."},
-        "stream_output": {"type": "boolean", "default": False},
     }
     configuration: dict[str, Any] = {name: f"{{{{ {name} }}}}" for name in variables if name != "nano_cpus"}
     configuration["labels"] = {LABEL: hub_label(settings.home)}
+    # Without the output, prefect-docker 0.7.4 does not look at a container again once it has ended, and takes every
+    # end for a good one.
+    configuration["stream_output"] = True
     # Removed by Docker itself, a killed container is gone before Prefect reads how it ended, and its run stays
     # "running"; `starloom.dispatch.docker_worker` removes them later.
     configuration["auto_remove"] = False

@@ -153,8 +153,10 @@ class Played:
 
     def send(self, hub: Hub) -> None:
         """Put the frames into the inbox; the same ones twice are the same objects."""
-        for path in self.night.arrival[:-1]:  # the last repeats another under the same name
-            hub.lake.put_file(path, keys.inbox("T68", "20261008", path.name))
+        night = self.night
+        for path in (*night.good, *night.trail, *night.off_target, *night.corrupt):
+            node = path.name.partition("_TelID-")[2].partition("_")[0]
+            hub.lake.put_file(path, keys.inbox(node, "20261008", path.name))
         for path in tres1_frames()[:N_TRES1]:
             start = describe_file(path).value("start_utc")
             name = FrameName(kind="light", mission=TRES1, node="UMO", start_utc=start, compressed=True)
@@ -184,6 +186,7 @@ class Played:
             for batch in self.batches
         ]
         wait_for("process-frames", lambda: all(ended(api, run["id"]) for run in runs), 240)
+        before = {run["id"] for run in api.runs(STACK)}
         found = watching.frames_of(hub.archive, NETWORK) + watching.frames_of(hub.archive, TRES1)
         outcome = Outcome({frame.id: frame for frame in found})
         for mission in (NETWORK, TRES1):
@@ -195,8 +198,9 @@ class Played:
             return states == ["STACKED", "STACKED"]
 
         wait_for("both missions", stacked, 240)
-        wait_for("the end of their runs", lambda: all(ended(api, r["id"]) for r in api.runs(STACK)), 60)
-        outcome.runs = [state_of(api, run["id"]) for run in (*runs, *api.runs(STACK))]
+        runs += [run for run in api.runs(STACK) if run["id"] not in before]
+        wait_for("the end of their runs", lambda: all(ended(api, run["id"]) for run in runs), 60)
+        outcome.runs = [state_of(api, run["id"]) for run in runs]
         for mission in (NETWORK, TRES1):
             outcome.products[mission] = [
                 (f"{product.band} p{product.pointing}", _read(hub, product.sci_key, product.sci_version))

@@ -22,7 +22,7 @@ OF_THE_RUN = {"DATE", "CHECKSUM"}
 def differences(one: bytes, other: bytes) -> list[str]:
     """Say in which HDUs two files differ, by DATASUM and by every card but those of the run."""
     found = []
-    with fits.open(io.BytesIO(one), checksum=True) as a, fits.open(io.BytesIO(other), checksum=True) as b:
+    with fits.open(io.BytesIO(one)) as a, fits.open(io.BytesIO(other)) as b:
         assert [hdu.name for hdu in a] == [hdu.name for hdu in b]
         for n, (left, right) in enumerate(zip(a, b, strict=True)):
             for hdu in (left, right):
@@ -65,7 +65,8 @@ def test_stacks_are_the_process_pools_to_the_bit(docked: Docked) -> None:
 
 def test_solved_frames_are_the_process_pools_to_the_bit(docked: Docked) -> None:
     ours, theirs = docked.outcome.solved, docked.reference.solved
-    assert len(ours) >= 8
+    # Four good ones, one with a trail, one astray, and three of TrES-1.
+    assert len(ours) == 9
     assert ours.keys() == theirs.keys()
     for frame_id, solved in ours.items():
         assert differences(solved, theirs[frame_id]) == []
