@@ -168,7 +168,7 @@ def base_job_template(settings: Settings) -> dict[str, Any]:
     }
     configuration: dict[str, Any] = {name: f"{{{{ {name} }}}}" for name in variables if name != "nano_cpus"}
     configuration["labels"] = {LABEL: hub_label(settings.home)}
-    # Without the output, prefect-docker 0.7.4 does not look at a container again once it has ended, and takes every
+    # Without the output, prefect-docker 0.7.4 does not look at a container again once it has ended, and takes any
     # end for a good one.
     configuration["stream_output"] = True
     # Removed by Docker itself, a killed container is gone before Prefect reads how it ended, and its run stays

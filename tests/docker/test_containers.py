@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from astropy.io import fits
 
 import starloom
+from starloom.dispatch.docker_worker import prune, stop_jobs
+from starloom.dispatch.pool import LABEL, hub_label
 from tests.docker.conftest import COMMIT, LIMITS, Docked, build, log
 from tests.docker.engine import Engine
 from tests.docker.hub import NETWORK, TRES1, state_of, wait_for
@@ -167,6 +170,25 @@ def test_an_image_tells_its_health(engine: Engine, image: str) -> None:
     wait_for("healthy", lambda: engine.inspect(idle)["State"]["Health"]["Status"] == "healthy", 60)
     wait_for("unhealthy", lambda: engine.inspect(lost)["State"]["Health"]["Status"] == "unhealthy", 60)
     engine.run("rm", "--force", idle, lost)
+
+
+def test_a_hub_stops_and_removes_its_own_containers_only(
+    engine: Engine, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine.host)
+    ours, theirs = (
+        engine.run("run", "--detach", "--init", "--label", f"{LABEL}={hub_label(home)}", image, "sleep", "600")
+        for home in (tmp_path, tmp_path / "another")
+    )
+    assert prune(tmp_path, "0s") == 0  # it lives
+    assert stop_jobs(tmp_path) == 1
+    assert [engine.inspect(container)["State"]["Running"] for container in (ours, theirs)] == [False, True]
+    engine.run("kill", theirs)
+    assert prune(tmp_path) == 0  # for an hour it can be looked at
+    assert prune(tmp_path, "0s") == 1
+    assert theirs in engine.run("ps", "--all", "--quiet", "--no-trunc")
+    assert ours not in engine.run("ps", "--all", "--quiet", "--no-trunc")
+    engine.run("rm", theirs)
 
 
 def test_volunteers_get_the_library_without_prefect(engine: Engine, image: str) -> None:
