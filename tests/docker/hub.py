@@ -6,6 +6,7 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -93,7 +94,7 @@ def started_postgres(host: str) -> Iterator[Postgres]:
                     time.sleep(0.1)
                 yield made
             finally:
-                server.terminate()
+                server.send_signal(signal.SIGINT)  # its fast way: it does not wait for who is connected
                 server.wait(timeout=60)
 
 
@@ -143,10 +144,12 @@ class Played:
             try:
                 settings = self.services.up()
                 hub = Hub.open(load_settings(self.home))
-                with PrefectApi.from_settings(settings) as api:
-                    yield hub, api
-                hub.archive.dispose()
-                hub.lake.close()
+                try:
+                    with PrefectApi.from_settings(settings) as api:
+                        yield hub, api
+                finally:
+                    hub.archive.dispose()
+                    hub.lake.close()
             finally:
                 for name in ("relay", "worker"):
                     self.services.service(name).stop()
@@ -185,7 +188,7 @@ class Played:
             api.create_run(PROCESS, {"batch": batch.model_dump()}, idempotency_key=secrets.token_hex(8))
             for batch in self.batches
         ]
-        wait_for("process-frames", lambda: all(ended(api, run["id"]) for run in runs), 240)
+        wait_for("process-frames", lambda: all(ended(api, run["id"]) for run in runs), 420)
         before = {run["id"] for run in api.runs(STACK)}
         found = watching.frames_of(hub.archive, NETWORK) + watching.frames_of(hub.archive, TRES1)
         outcome = Outcome({frame.id: frame for frame in found})
@@ -197,9 +200,9 @@ class Played:
             assert "FAILED" not in states
             return states == ["STACKED", "STACKED"]
 
-        wait_for("both missions", stacked, 240)
+        wait_for("both missions", stacked, 420)
         runs += [run for run in api.runs(STACK) if run["id"] not in before]
-        wait_for("the end of their runs", lambda: all(ended(api, run["id"]) for run in runs), 60)
+        wait_for("the end of their runs", lambda: all(ended(api, run["id"]) for run in runs), 120)
         outcome.runs = [state_of(api, run["id"]) for run in runs]
         for mission in (NETWORK, TRES1):
             outcome.products[mission] = [

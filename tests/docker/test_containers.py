@@ -16,7 +16,7 @@ from tests.docker.conftest import COMMIT, LIMITS, Docked, build, log
 from tests.docker.engine import Engine
 from tests.docker.hub import NETWORK, TRES1, state_of, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 #: Cards that say when and where a file was written.
 OF_THE_RUN = {"DATE", "CHECKSUM"}
