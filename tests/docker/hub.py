@@ -188,7 +188,7 @@ class Played:
             api.create_run(PROCESS, {"batch": batch.model_dump()}, idempotency_key=secrets.token_hex(8))
             for batch in self.batches
         ]
-        wait_for("process-frames", lambda: all(ended(api, run["id"]) for run in runs), 420)
+        wait_for("process-frames", lambda: all(ended(api, run["id"]) for run in runs), 900)
         before = {run["id"] for run in api.runs(STACK)}
         found = watching.frames_of(hub.archive, NETWORK) + watching.frames_of(hub.archive, TRES1)
         outcome = Outcome({frame.id: frame for frame in found})
@@ -200,9 +200,9 @@ class Played:
             assert "FAILED" not in states
             return states == ["STACKED", "STACKED"]
 
-        wait_for("both missions", stacked, 420)
+        wait_for("both missions", stacked, 900)
         runs += [run for run in api.runs(STACK) if run["id"] not in before]
-        wait_for("the end of their runs", lambda: all(ended(api, run["id"]) for run in runs), 120)
+        wait_for("the end of their runs", lambda: all(ended(api, run["id"]) for run in runs), 300)
         outcome.runs = [state_of(api, run["id"]) for run in runs]
         for mission in (NETWORK, TRES1):
             outcome.products[mission] = [
