@@ -20,7 +20,7 @@ from starloom.dispatch.services import checkout
 from starloom.hub import Hub
 from starloom.sky import make_network
 from tests.docker.engine import GATEWAY, Engine, import_base, started_engine
-from tests.docker.hub import Outcome, Played, started_postgres
+from tests.docker.hub import Outcome, Played, started_postgres, wait_for
 
 log = logging.getLogger("docker test")
 
@@ -122,6 +122,8 @@ def docked(engine: Engine, building: Future[str], clock: Clock, tmp_path_factory
                 played.send(hub)
                 outcome = played.process_and_stack(hub, api)
                 clock.done("Docker pool")
+                # A run is over a little before its process is.
+                wait_for("the containers' ends", lambda: engine.run("ps", "--quiet") == "", 60)
                 containers = {
                     run["id"]: engine.inspect(found)
                     for run in outcome.runs
