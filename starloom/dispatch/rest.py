@@ -183,6 +183,17 @@ class PrefectApi:
             body = {"schedule": {**schedule["schedule"], "interval": seconds}}
             self._call("PATCH", f"/deployments/{found['id']}/schedules/{schedule['id']}", body)
 
+    def set_job_variables(self, deployment: str, variables: dict[str, Any]) -> None:
+        """Change what the pool is told of a deployment's jobs; nothing happens when it is right already."""
+        found = self._call("GET", f"/deployments/name/{deployment}")
+        if found["job_variables"] != variables:
+            self._call("PATCH", f"/deployments/{found['id']}", {"job_variables": variables})
+
+    def pool_type(self, pool: str) -> str | None:
+        """Return the type of a work pool, None where there is no such pool."""
+        found = self._call("POST", "/work_pools/filter", {"work_pools": {"name": {"any_": [pool]}}})
+        return str(found[0]["type"]) if found else None
+
     def set_priority(self, pool: str, queue: str, priority: int) -> None:
         """Set which queue of a pool a worker serves first, 1 before 2; a queue that is not there is made."""
         known = self._call("POST", f"/work_pools/{pool}/queues/filter", {})
