@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := hub,postgres,dask,online,gaia,blind,dev
 
-.PHONY: setup demo test test-quick lint bench-coadd clean
+.PHONY: setup demo test test-quick lint chaos bench-coadd clean
 
 setup: .venv/.ready
 
@@ -26,6 +26,14 @@ test-quick: lint
 # Quick tests run first, slow ones last (tests/conftest.py orders them).
 test: lint
 	$(BIN)/pytest
+
+# A storm over a whole hub: every program killed at random while missions are stacked (docs/reliability.md). Interrupted
+# and called again with the same numbers, it goes on where it was; FRESH=--fresh begins anew.
+MISSIONS ?= 30
+KILLS ?= 12
+SEED ?= 1
+chaos: setup
+	$(BIN)/python -m tests.chaos.storm --missions $(MISSIONS) --kills $(KILLS) --seed $(SEED) $(FRESH)
 
 # Hours, and 12 GB of simulated frames in the system's temporary folder; SWarp and Siril join in where installed.
 bench-coadd: setup
