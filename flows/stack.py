@@ -12,11 +12,10 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from starloom.archive.claims import AlreadyClaimed, LeaseLost
-from starloom.coadd.step import PlanRef, StackRef, claimed
+from starloom.archive.claims import AlreadyClaimed, LeaseLost, MissionCancelled
+from starloom.holding import PlanRef, StackRef, claimed
 from starloom.hub import current_hub
 from tasks.showing import Progress
-from tasks.stack import bind_and_plan, publish, stack_tiles
 
 log = logging.getLogger("starloom.flows.stack")
 
@@ -31,6 +30,10 @@ def stack_mission(mission_id: str, event_id: int) -> StackRef | State[None]:
     """Bind what the mission has by now and publish the next revision of its stack."""
     try:
         with claimed(current_hub(), mission_id, event_id, holder=str(flow_run.id)) as claim:
+            # What stacks takes two seconds to load: after the claim, so that a run whose mission is taken ends at
+            # once, and while the lease is being renewed.
+            from tasks.stack import bind_and_plan, publish
+
             progress = Progress("stack-progress", f"Stack of {mission_id}, revision {claim.n}")
             plans = bind_and_plan(claim)
             if not plans:
@@ -43,15 +46,19 @@ def stack_mission(mission_id: str, event_id: int) -> StackRef | State[None]:
             progress.at(100)
             return stack
     except AlreadyClaimed as taken:
+        log.info("mission=%s event=%d %s", mission_id, event_id, taken.message)
         return Completed(name="AlreadyClaimed", message=taken.message)
     except LeaseLost as lost:
         log.warning("mission=%s %s", mission_id, lost.message)
-        return Completed(name="LeaseLost", message=f"{lost.message}; nothing was published by this run")
+        name = "MissionCancelled" if isinstance(lost, MissionCancelled) else "LeaseLost"
+        return Completed(name=name, message=f"{lost.message}; nothing was published by this run")
 
 
 @flow(name="co-add", flow_run_name="co-add", persist_result=False)
 def co_add(plans: list[PlanRef]) -> None:
     """Make all tiles, and return when the last task has ended: the working folder goes with the claim."""
+    from tasks.stack import stack_tiles
+
     progress = Progress("co-add-progress", "Tiles of the stack")
     futures = list(stack_tiles.map([batch for plan in plans for batch in plan.batches()]))
     try:

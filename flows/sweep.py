@@ -14,40 +14,38 @@ from tasks.frames import start_batch
 from tasks.masters import start_masters
 from tasks.showing import show_table
 from tasks.sweep import (
-    announce_unheard,
     due_batches,
     end_hung_runs,
-    free_leases,
     learn_instruments,
     masters_due,
+    reconcile_missions,
     reopen_stale_missions,
-    tidy_lake,
+    tidy_work,
 )
 
 
 @flow(name="sweep", persist_result=False)
 def sweep() -> dict[str, int] | State[Any]:
-    """Free expired leases, reopen stale missions, retry what is due, have masters built, learn instruments, remove
-    orphans.
+    """Give missions back, reopen stale ones, retry what is due, have masters built, learn instruments.
 
-    No part waits for another: a lake that is down must not keep a mission from being given back.
+    No part waits for another: a lake that is down must not keep a mission from being given back. What takes long
+    is ``tidy``'s.
     """
     parts: dict[str, State[Any]] = {
-        "leases_freed": free_leases(return_state=True),
-        "events_found": announce_unheard(return_state=True),
+        "missions_given_back": reconcile_missions(return_state=True),
         "missions_reopened": reopen_stale_missions(return_state=True),
         "runs_ended": end_hung_runs(return_state=True),
-        "frames_retried": due_batches(return_state=True),
-        "instruments_learnt": learn_instruments(return_state=True),
-        "objects_removed": tidy_lake(return_state=True),
-        "masters_due": masters_due(return_state=True),
     }
-    wanted = parts.pop("masters_due").result(raise_on_failure=False)
-    works: list[MasterWork] = wanted if isinstance(wanted, list) else []
-    found = parts.pop("frames_retried").result(raise_on_failure=False)
+    found = due_batches(return_state=True).result(raise_on_failure=False)
     batches: list[FrameBatch] = found if isinstance(found, list) else []
     starts = [start_batch(batch, return_state=True) for batch in batches]
+    wanted = masters_due(return_state=True).result(raise_on_failure=False)
+    works: list[MasterWork] = wanted if isinstance(wanted, list) else []
     starts += [start_masters(work, return_state=True) for work in works]
+    parts |= {
+        "instruments_learnt": learn_instruments(return_state=True),
+        "folders_removed": tidy_work(return_state=True),
+    }
     done: dict[str, int] = {name: state.result() for name, state in parts.items() if state.is_completed()}
     if isinstance(found, list):
         done["frames_retried"] = sum(len(batch.frame_ids) for batch in batches)

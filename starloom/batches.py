@@ -20,6 +20,7 @@ from starloom.lake.keys import BadKey
 from starloom.receipts import write_receipt
 
 if TYPE_CHECKING:
+    from starloom.archive.models import Frame
     from starloom.hub import Hub
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class FrameBatch(BaseModel):
 
 
 def batches(frame_ids: Iterable[str], label: str, *, chunk_size: int, batch_size: int = 64) -> list[FrameBatch]:
-    """Put frame ids into batches named ``label`` with the time and their number."""
+    """Put frame ids into batches of at most ``batch_size``, named ``label`` with the time and their number."""
     ids = list(frame_ids)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     return [
@@ -94,7 +95,7 @@ def advance(hub: Hub, chunk: FrameChunk, step: Callable[[Hub, str], None], *, la
     FramesWait
         Not on the last try: some frames met an error that may pass.
     """
-    waiting: list[str] = []
+    waiting: dict[str, StarloomError] = {}
     for frame_id in chunk.frame_ids:
         try:
             step(hub, frame_id)
@@ -104,7 +105,7 @@ def advance(hub: Hub, chunk: FrameChunk, step: Callable[[Hub, str], None], *, la
         except Exception as error:  # recorded in the archive; sweep tries again
             if not last_try and isinstance(error, StarloomError) and error.retryable:
                 log.warning("frame=%s %s: %s (%s)", frame_id, step.__module__, error.message, error.code)
-                waiting.append(f"{frame_id}: {error.message}")
+                waiting[frame_id] = error
                 continue
             log.exception("frame=%s %s: parked", frame_id, step.__module__)
             park(hub, frame_id, error)
@@ -114,8 +115,22 @@ def advance(hub: Hub, chunk: FrameChunk, step: Callable[[Hub, str], None], *, la
             park(hub, frame_id, error)
             raise
     if waiting:
-        raise FramesWait(f"{len(waiting)} of {len(chunk.frame_ids)} frames wait; {waiting[0]}")
+        _note_waiting(hub, waiting)
+        first, why = next(iter(waiting.items()))
+        raise FramesWait(f"{len(waiting)} of {len(chunk.frame_ids)} frames wait; {first}: {why.message}")
     return chunk
+
+
+def _note_waiting(hub: Hub, waiting: dict[str, StarloomError]) -> None:
+    """Write tries that the task repeats by itself into the frames' history; they cost none of their budget."""
+    try:
+        with hub.archive.transaction() as session:
+            for frame_id, error in waiting.items():
+                frame = frame_rows.get(session, frame_id)
+                step = frame.in_hand or dispositions.next_step(frame)
+                dispositions.note_attempt(session, frame, step, error.as_dict(), 0)
+    except Unavailable as trouble:  # it may be the archive that they wait for
+        log.warning("not in the history of %d frames: %s", len(waiting), trouble.message)
 
 
 def refuse(hub: Hub, frame_id: str, error: BadInput) -> None:
@@ -130,7 +145,7 @@ def refuse(hub: Hub, frame_id: str, error: BadInput) -> None:
 
 
 def park(hub: Hub, frame_id: str, error: BaseException) -> None:
-    """Record the error and set the time of the next attempt, doubling from 30 s to a day."""
+    """Record the error and set the time of the next attempt, doubling from 30 s to a day; at last quarantine."""
     if isinstance(error, StarloomError):
         record = error.as_dict()
     else:
@@ -142,4 +157,16 @@ def park(hub: Hub, frame_id: str, error: BaseException) -> None:
         }
     with hub.archive.transaction() as session:
         attempts = frame_rows.get(session, frame_id).attempts
-        dispositions.park(session, frame_id, record, min(PARK_BASE_S * 2.0**attempts, PARK_MAX_S))
+        wait_s = min(PARK_BASE_S * 2.0**attempts, PARK_MAX_S)
+        frame = dispositions.park(session, frame_id, record, wait_s, budget=hub.settings.frame_attempts)
+    if frame.disposition_code == dispositions.SPENT:
+        log.error("frame=%s quarantined: %s", frame_id, frame.disposition_hint)
+        tell_spent(hub, frame)
+
+
+def tell_spent(hub: Hub, frame: Frame) -> None:
+    """Write the receipt of a frame that is tried no more; where the lake is the trouble, it is written later."""
+    try:
+        write_receipt(hub, frame)
+    except StarloomError as error:
+        log.warning("frame=%s no receipt: %s", frame.id, error.message)

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from starloom.archive import Archive
+from starloom.archive.giving_back import Budget
 from starloom.lake import Lake, connect
 from starloom.settings import Settings, default_home, load_settings
 
@@ -18,6 +19,11 @@ class Hub:
     settings: Settings
     lake: Lake
     archive: Archive
+
+    @property
+    def budget(self) -> Budget:
+        """How often a mission is tried before it is FAILED."""
+        return Budget(attempts=self.settings.stack_attempts, retries=self.settings.stack_retries)
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> Hub:

@@ -62,10 +62,29 @@ class Settings(BaseSettings):
     late_quiet_s: float = 600.0
     lease_s: float = 60.0
     lease_renew_s: float = 15.0
-    #: Attempts at one event before the mission is FAILED and an alert raised.
+    #: Errors nobody foresaw before a mission is FAILED and an alert raised.
     stack_attempts: int = 3
+    #: Failures of every kind before it is: outages and holders that died, tried again later each time.
+    stack_retries: int = 12
+    #: Tries of one step of a frame before it is quarantined as ``retries-spent`` and an alert raised.
+    frame_attempts: int = 12
+    #: Runs of stack-mission that may wait or work at once; more events stay in the archive, where they are safe.
+    max_outstanding_runs: int = 50
+    #: Loopback port on which the relay answers ``GET /health``; 0 switches it off. Another address than loopback
+    #: (a container's probe) is ``relay_health_host``.
+    relay_health_port: int = 0
+    relay_health_host: str = "127.0.0.1"
     #: Objects no row speaks of are removed after this long (must exceed the lease by far).
     orphan_grace_s: float = 86400.0
+    #: Every raw object is compared with the hash in its key once in so many days; 0 switches it off.
+    scrub_days: int = 30
+    #: A second copy of the raw frames (``s3://PREFIX`` or ``file:///folder``), filled and checked by ``tidy``;
+    #: none where it is empty.
+    raw_copy_url: str = ""
+    raw_copy_endpoint: str = ""
+    raw_copy_region: str = "us-east-1"
+    raw_copy_access_key: str = ""
+    raw_copy_secret_key: SecretStr = SecretStr("")
     #: How long an announced frame that never arrives holds a mission back.
     announce_ttl_s: float = 3600.0
     #: Calibration frames of a series are made a master after this long without a new one.

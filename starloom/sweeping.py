@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
-import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from starloom import __version__
-from starloom.archive import claims, events, frames, instruments, missions, results, staleness
+from starloom.archive import claims, dispositions, frames, instruments, missions, results, staleness
 from starloom.archive.engine import database_now
+from starloom.archive.reconciling import reconcile
 from starloom.astrometry.instrument import BadInstrument, Sample, learn
-from starloom.batches import FrameBatch, batches
+from starloom.batches import FrameBatch, batches, tell_spent
 from starloom.lake import Stored
+from starloom.receipts import write_receipt
 
 if TYPE_CHECKING:
     from starloom.hub import Hub
@@ -24,45 +25,93 @@ log = logging.getLogger(__name__)
 
 _EPOCH = re.compile(r"^stacks/(?P<mission>[^/]+)/r(?P<n>\d+)/e(?P<epoch>\d+)/")
 
-#: The lake is walked whole, so not with every sweep.
-TIDY_EVERY_S = 3600.0
 #: Instruments that one sweep learns at most: a lesson of 400 frames takes a second or two.
 LESSONS = 20
 #: Objects that one short look into the archive decides about.
 PAGE = 500
 
 
-def due_batches(hub: Hub, *, limit: int = 512) -> list[FrameBatch]:
-    """Return frames whose next attempt is due, among them those that a lost run left pending."""
+def due_batches(hub: Hub, *, limit: int = 512, waiting: Collection[str] = ()) -> list[FrameBatch]:
+    """Return frames whose next attempt is due, among them those that a lost run left pending.
+
+    A frame that a lost run had in hand has lost a try with it, and after two such it goes alone: the one that
+    kills its worker must not take its neighbours with it.
+
+    Parameters
+    ----------
+    waiting
+        Frames of runs that wait for a worker: these are not lost, and are handed out once.
+    """
+    lost: list[str] = []
+    rest: list[str] = []
+    spent = []
     with hub.archive.transaction() as session:
-        due = [frame.id for frame in frames.due(session, limit)]
-        frames.hold(session, due)
-    return batches(due, "retry", chunk_size=hub.settings.chunk_size)
+        found = [frame.id for frame in frames.due(session, limit)]
+        for frame_id in found:
+            if frame_id in waiting:
+                continue
+            frame = dispositions.cut_off(session, frame_id, budget=hub.settings.frame_attempts)
+            if frame.disposition != "active":
+                spent.append(frame)
+            elif (frame.last_error or {}).get("code") == dispositions.CUT_OFF and frame.attempts > 1:
+                lost.append(frame_id)
+            else:
+                rest.append(frame_id)
+        frames.hold(session, [frame_id for frame_id in found if frame_id not in {frame.id for frame in spent}])
+    for frame in spent:
+        log.error("frame=%s quarantined: %s", frame.id, frame.disposition_hint)
+        tell_spent(hub, frame)
+    return batches(rest, "retry", chunk_size=hub.settings.chunk_size) + batches(
+        lost, "retry alone", chunk_size=1, batch_size=1
+    )
 
 
-def free_leases(hub: Hub) -> int:
-    """Give missions back whose holder's lease has run out; each becomes a new event."""
-    return claims.expire_leases(hub.archive, hub.settings.stack_attempts)
-
-
-def announce_unheard(hub: Hub) -> int:
-    """Write the events that no trigger wrote, so that the relay hears of them; return how many."""
+def find_forgotten(hub: Hub, *, limit: int = 512) -> int:
+    """Give frames a time for their next attempt that have steps to do and none; return how many."""
     with hub.archive.transaction() as session:
-        found = events.announce_unheard(session)
-    for mission in found:
-        log.warning("mission=%s asked for a stack and no event said so", mission)
+        found = frames.forgotten(session, limit)
+        for frame_id in found:
+            frames.touch(session, frames.locked(session, frame_id), again_after_s=0.0)
+            log.warning("frame=%s had steps to do and no time for them", frame_id)
     return len(found)
 
 
+def reconcile_missions(hub: Hub) -> int:
+    """Give missions back whose holder's lease has run out, and announce those that no event speaks of.
+
+    The relay does the same every few seconds; here it is done where no relay runs for a while.
+    """
+    freed, found = reconcile(hub.archive, hub.budget)
+    return len(freed) + len(found)
+
+
+def tell_nodes(hub: Hub, *, after_s: float = 600.0, limit: int = 50) -> int:
+    """Write the receipts of published stacks whose run died before it had written them all; return how many."""
+    with hub.archive.session() as session:
+        untold = claims.untold(session, after_s, limit)
+    written = 0
+    for revision_id, frame_ids in untold:
+        for frame_id in frame_ids:
+            with hub.archive.session() as session:
+                frame = frames.get(session, frame_id)
+            write_receipt(hub, frame)
+            written += 1
+        with hub.archive.transaction() as session:
+            claims.note_told(session, revision_id)
+    return written
+
+
 def reopen_stale_missions(hub: Hub) -> int:
-    """Set stacked missions COMPLETE again where the newest revision is behind what is known of their frames."""
+    """Set missions COMPLETE again where the newest revision is behind what is known of their frames."""
     reopened = 0
     with hub.archive.transaction() as session:
-        for stale in staleness.stale_missions(session, hub.settings.late_quiet_s):
-            mission = claims.locked_mission(session, stale.id)
-            if mission is None or mission.status != "STACKED":
+        stale = staleness.stale_missions(session, hub.settings.late_quiet_s)
+        for mission_id, status in [(one.id, one.status) for one in stale]:
+            mission = claims.locked_mission(session, mission_id, skip=True)
+            if mission is None or mission.status != status:
                 continue  # cancelled, or completed by hand, since we looked
             why = staleness.in_words(staleness.why_stale(session, mission.id).get(mission.id, []))
+            why = why or "it has usable frames now"
             missions.set_status(session, mission.id, "COMPLETE")
             log.info("mission=%s reopened: %s", mission.id, why)
             reopened += 1
@@ -105,17 +154,12 @@ def _readable(said: dict[str, Any]) -> Sample | None:
         return None
 
 
-def tidy_lake(hub: Hub, *, every_s: float = TIDY_EVERY_S) -> int:
+def tidy_lake(hub: Hub) -> int:
     """Remove objects of dead epochs and unfinished uploads past the grace; never a living epoch's.
 
-    Parameters
-    ----------
-    every_s
-        Seconds that must have passed on this machine since the last time; else nothing is done.
+    The lake is walked whole, so not with every sweep. Raw frames are never removed: their key is their content, so
+    one that nobody refers to may be referred to in the next moment.
     """
-    stamp = hub.settings.home / "run" / "tidied"
-    if stamp.is_file() and time.time() - stamp.stat().st_mtime < every_s:
-        return 0
     removed = hub.lake.abort_stale_uploads(hub.settings.orphan_grace_s)
     with hub.archive.session() as session:
         horizon = database_now(session) - timedelta(seconds=hub.settings.orphan_grace_s)
@@ -123,7 +167,7 @@ def tidy_lake(hub: Hub, *, every_s: float = TIDY_EVERY_S) -> int:
         for page in _pages(hub, prefix, horizon):
             with hub.archive.session() as session:
                 orphans = [item.key for item in page if not results.is_referenced(session, item.key)]
-            removed += _remove(hub, orphans)
+            removed += _remove(hub, orphans, horizon)
     for page in _pages(hub, "stacks/", horizon):
         alive: dict[tuple[str, str, str], bool] = {}
         orphans = []
@@ -137,9 +181,7 @@ def tidy_lake(hub: Hub, *, every_s: float = TIDY_EVERY_S) -> int:
                     alive[place] = claims.epoch_is_alive(session, place[0], int(place[1]), int(place[2]))
                 if not alive[place]:
                     orphans.append(item.key)
-        removed += _remove(hub, orphans)
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    stamp.touch()
+        removed += _remove(hub, orphans, horizon)
     return removed
 
 
@@ -150,8 +192,13 @@ def _pages(hub: Hub, prefix: str, horizon: datetime) -> Iterator[list[Stored]]:
         yield page
 
 
-def _remove(hub: Hub, orphans: list[str]) -> int:
+def _remove(hub: Hub, orphans: list[str], horizon: datetime) -> int:
+    removed = 0
     for key in orphans:
+        now = hub.lake.stat(key)
+        if now is None or now.modified > horizon:
+            continue  # gone, or written anew since it was listed: its row may be on its way
         hub.lake.delete(key)
         log.info("lake: removed %s, of which the archive knows nothing", key)
-    return len(orphans)
+        removed += 1
+    return removed

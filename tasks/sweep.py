@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from prefect import get_client, task
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelling
 
-from starloom import mastering, sweeping
+from starloom import holding, mastering, scrubbing, sweeping
 from starloom.batches import FrameBatch
 from starloom.hub import current_hub
 from starloom.mastering import MasterWork
@@ -17,7 +18,8 @@ from tasks.retrying import UPKEEP_S, retrying
 
 log = logging.getLogger("starloom.tasks.sweep")
 
-
+#: Runs asked for at once.
+PAGE = 200
 #: How long a run of a flow may take, seconds: more than all its tasks' time-outs one after the other.
 HUNG_AFTER_S = {"process-frames": 6 * 3600.0, "build-masters": 6 * 3600.0, "stack-mission": 24 * 3600.0}
 
@@ -49,19 +51,54 @@ def end_hung_runs() -> int:
 @task(**retrying(UPKEEP_S))
 def due_batches() -> list[FrameBatch]:
     """Frames whose next attempt is due, and frames that a lost run left pending."""
-    return sweeping.due_batches(current_hub())
+    return sweeping.due_batches(current_hub(), waiting=waiting_frames())
+
+
+def waiting_frames() -> set[str]:
+    """Return the frames of runs that wait for a worker: these are not lost, only late."""
+    found: set[str] = set()
+    read = 0
+    with get_client(sync_client=True) as client:
+        while runs := client.read_flow_runs(
+            flow_filter=FlowFilter(name={"any_": ["process-frames"]}),
+            flow_run_filter=FlowRunFilter(state={"type": {"any_": ["SCHEDULED"]}}),
+            sort=FlowRunSort.ID_DESC,
+            limit=PAGE,
+            offset=read,
+        ):
+            read += len(runs)
+            found |= {frame_id for run in runs for frame_id in run.parameters["batch"]["frame_ids"]}
+    return found
 
 
 @task(**retrying(UPKEEP_S))
-def free_leases() -> int:
-    """Give missions back whose holder fell silent."""
-    return sweeping.free_leases(current_hub())
+def reconcile_missions() -> int:
+    """Give missions back whose holder fell silent; announce those that ask for a stack unheard."""
+    return sweeping.reconcile_missions(current_hub())
 
 
 @task(**retrying(UPKEEP_S))
-def announce_unheard() -> int:
-    """Write the events of missions that ask for a stack, or have lost their holder, unheard."""
-    return sweeping.announce_unheard(current_hub())
+def find_forgotten() -> int:
+    """Give frames a time for their next attempt that have steps to do and none."""
+    return sweeping.find_forgotten(current_hub())
+
+
+@task(**retrying(UPKEEP_S))
+def tell_nodes() -> int:
+    """Write the receipts that a run which died after publishing has left out."""
+    return sweeping.tell_nodes(current_hub())
+
+
+@task(**retrying(UPKEEP_S))
+def tidy_work() -> int:
+    """Remove the working folders of dead claims from this machine's disk."""
+    return holding.tidy_work(current_hub())
+
+
+@task(**retrying(4 * UPKEEP_S))
+def scrub() -> dict[str, int]:
+    """Compare the raw objects that are due with the hashes in their keys; fill and check the second copy."""
+    return scrubbing.scrub(current_hub())
 
 
 @task(**retrying(UPKEEP_S))

@@ -107,14 +107,14 @@ def test_objects_of_dead_epochs_go_past_the_grace_and_living_ones_never(hub: Hub
     claims.bind(hub.archive, dead, {}, 1)
     orphan = put(hub, keys.stack("550", dead.n, dead.epoch, "V", 1))
     preview = put(hub, keys.preview("550", dead.n, dead.epoch, "V", 1))
-    assert sweeping.tidy_lake(hub, every_s=0) == 0  # its lease is overdue, but nobody has taken it yet
-    assert sweeping.free_leases(hub) == 1
+    assert sweeping.tidy_lake(hub) == 0  # its lease is overdue, but nobody has taken it yet
+    assert sweeping.reconcile_missions(hub) == 1
     young = put(hub, keys.stack("550", dead.n, dead.epoch, "R", 1), age_s=60)
     living = claims.claim(hub.archive, "550", open_events(hub)[-1].id or 0, "me", 60)
     claims.bind(hub.archive, living, {}, 1)
     product = put(hub, keys.stack("550", living.n, living.epoch, "V", 1))
     foreign = put(hub, "stacks/550/readme.txt")
-    assert sweeping.tidy_lake(hub, every_s=0) == 2
+    assert sweeping.tidy_lake(hub) == 2
     assert [is_there(hub, key) for key in (orphan, preview, young, product, foreign)] == [
         False, False, True, True, True,
     ]  # fmt: skip
@@ -122,13 +122,13 @@ def test_objects_of_dead_epochs_go_past_the_grace_and_living_ones_never(hub: Hub
     make_ready(hub, "b")
     newer = publish(hub)
     assert newer.n == 2
-    assert sweeping.tidy_lake(hub, every_s=0) == 0  # earlier revisions are kept
+    assert sweeping.tidy_lake(hub) == 0  # earlier revisions are kept
     assert is_there(hub, product)
 
 
 def test_objects_of_a_mission_nobody_knows_are_orphans(hub: Hub) -> None:
     gone = put(hub, keys.stack("lost", 1, 1, "V", 1))
-    assert sweeping.tidy_lake(hub, every_s=0) == 1
+    assert sweeping.tidy_lake(hub) == 1
     assert not is_there(hub, gone)
 
 
@@ -142,7 +142,7 @@ def test_solved_copies_and_source_lists_without_a_row_go(hub: Hub, monkeypatch: 
     orphans.append(put(hub, keys.sources("T1", START, "f", 1)))
     young = put(hub, keys.solved("T1", START, "f", 7), age_s=60)  # its row is about to be committed
     raw = put(hub, keys.raw("T1", START, "0" * 64, compressed=True))
-    assert sweeping.tidy_lake(hub, every_s=0) == len(orphans)
+    assert sweeping.tidy_lake(hub) == len(orphans)
     assert not any(is_there(hub, key) for key in orphans)
     assert all(is_there(hub, key) for key in (solved, sources, young, raw))
 
@@ -156,18 +156,10 @@ def test_pages_masters_and_calibrated_pixels_without_a_row_go(hub: Hub) -> None:
         put(hub, "calibrated/T1/20261008/f/2.fits.fz"),
         put(hub, "masters/T1/dark/1.fits.fz"),
     ]
-    assert sweeping.tidy_lake(hub, every_s=0) == len(orphans)
+    assert sweeping.tidy_lake(hub) == len(orphans)
     assert not any(is_there(hub, key) for key in orphans)
     assert is_there(hub, page)
     assert is_there(hub, calibrated)
-
-
-def test_the_lake_is_not_walked_with_every_sweep(hub: Hub) -> None:
-    assert sweeping.tidy_lake(hub) == 0
-    orphan = put(hub, keys.stack("lost", 1, 1, "V", 1))
-    assert sweeping.tidy_lake(hub) == 0
-    assert is_there(hub, orphan)
-    assert sweeping.tidy_lake(hub, every_s=0) == 1
 
 
 def test_stale_missions_are_reopened_after_a_quiet_time(hub: Hub) -> None:
@@ -223,21 +215,21 @@ def _batches_of(hub: Hub, count: int) -> list[sweeping.FrameBatch]:
 
 
 def test_missions_that_no_event_announced_are_found(hub: Hub) -> None:
-    assert sweeping.announce_unheard(hub) == 0
+    assert sweeping.reconcile_missions(hub) == 0
     event = set_status(hub)
-    assert sweeping.announce_unheard(hub) == 0  # heard
+    assert sweeping.reconcile_missions(hub) == 0  # heard
     with hub.archive.transaction() as session:  # a restored backup, a trigger that was not there
         session.connection().execute(text("DELETE FROM status_event"))
-    assert sweeping.announce_unheard(hub) == 1
+    assert sweeping.reconcile_missions(hub) == 1
     (found,) = open_events(hub)
     assert (found.new_status, found.mission_id) == ("COMPLETE", "550")
-    assert "sweep" in (found.note or "")
-    assert sweeping.announce_unheard(hub) == 0
+    assert found.note == "no event had asked for it"
+    assert sweeping.reconcile_missions(hub) == 0
     claim = claims.claim(hub.archive, "550", found.id or event, "me", 60)
-    assert sweeping.announce_unheard(hub) == 0  # STACKING, with a holder
+    assert sweeping.reconcile_missions(hub) == 0  # STACKING, with a holder
     with hub.archive.transaction() as session:
         session.connection().execute(text("UPDATE revision SET status = 'failed'"))
-    assert sweeping.announce_unheard(hub) == 1  # STACKING, and nobody works on it
+    assert sweeping.reconcile_missions(hub) == 1  # STACKING, and nobody works on it
     assert status_of(hub) == "COMPLETE"
     with pytest.raises(claims.LeaseLost):
         claims.renew(hub.archive, claim, 60)
@@ -292,13 +284,13 @@ def test_the_wait_of_a_parked_frame_doubles_and_ends_in_quarantine(hub: Hub) -> 
         raise Unavailable("silent")
 
     waits = []
-    for _ in range(frames.ATTEMPTS):
+    for _ in range(hub.settings.frame_attempts):
         advance(hub, batch.chunks()[0], silent)
         frame = state_of(hub, frame_id)
         if frame.next_attempt_at is not None:
             waits.append(round((frame.next_attempt_at - datetime.now(UTC)).total_seconds()))
     assert waits[:4] == pytest.approx([30, 60, 120, 240], abs=3)
-    assert frame.disposition_code == "retries-exhausted"
+    assert frame.disposition_code == "retries-spent"
 
 
 def test_a_task_that_is_cut_off_parks_the_frame_in_hand(hub: Hub) -> None:

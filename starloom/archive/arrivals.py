@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import case, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, or_, select
 
 from starloom.archive.engine import database_now
-from starloom.archive.frames import LOST_AFTER_S, add_flags, is_settled, locked, touch
+from starloom.archive.frames import LOST_AFTER_S, MOSAIC, add_flags, is_settled, locked, put_down, touch
 from starloom.archive.models import STEPS, Announcement, Frame
 
 
@@ -101,9 +103,11 @@ def record_ingest(session: Session, frame_id: str, *, pixel_digest: str, **value
             for column, value in values.items():
                 setattr(frame, column, value)
             held_by = twin(session, frame)
+    put_down(frame)
     if held_by is not None:
         frame.ingest = "ok"
         frame.pixel_digest = pixel_digest
+        frame.disposition_at = database_now(session)
         if held_by.pixel_digest == pixel_digest:
             frame.disposition, frame.disposition_code = "duplicate", "duplicate"
             frame.disposition_hint = "These pixels arrived before; nothing to do."
@@ -198,18 +202,28 @@ def announce(
 
 def in_flight(session: Session, obs_req: str) -> int:
     """Count what a mission should wait for: announced and not here, or here and not settled."""
-    announced = session.exec(
-        select(func.count()).where(
-            Announcement.obs_req == obs_req,
-            col(Announcement.arrived_at).is_(None),
-            col(Announcement.expires_at) > database_now(session),
-        )
-    ).one()
-    open_frames = select(Frame).where(
-        Frame.obs_req == obs_req,
+    return in_flight_of(session, [obs_req]).get(obs_req, 0)
+
+
+def in_flight_of(session: Session, obs_reqs: Collection[str]) -> dict[str, int]:
+    """Return `in_flight` of those of many missions that have anything in flight."""
+    announced = select(Announcement.obs_req, func.count()).where(
+        col(Announcement.obs_req).in_(obs_reqs),
+        col(Announcement.arrived_at).is_(None),
+        col(Announcement.expires_at) > database_now(session),
+    )
+    # `is_settled` in SQL: a page of missions may have a hundred thousand frames.
+    last = case((col(Frame.plane) == MOSAIC, col(Frame.calibrate)), else_=col(Frame.measure))
+    unsettled = select(Frame.obs_req, func.count()).where(
+        col(Frame.obs_req).in_(obs_reqs),
         Frame.disposition == "active",
         Frame.kind == "light",
         col(Frame.ready_at).is_(None),
-        or_(*(getattr(Frame, step) == "pending" for step in STEPS)),
+        last == "pending",
+        *(getattr(Frame, step) != "failed" for step in STEPS),
     )
-    return announced + sum(not is_settled(frame) for frame in session.exec(open_frames).all())
+    counts: Counter[str] = Counter()
+    for query, column in ((announced, Announcement.obs_req), (unsettled, Frame.obs_req)):
+        for obs_req, count in session.exec(query.group_by(column)).all():
+            counts[str(obs_req)] += count
+    return dict(counts)

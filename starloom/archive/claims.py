@@ -1,8 +1,11 @@
 """Claims: who may stack a mission, proven by a lease on the database's clock and an epoch that fences writes.
 
 A claim is a row of ``revision``. Every claim of a mission raises the epoch; what a holder writes is conditional on
-its row still being held, so one that was paused, cut off or declared
-dead publishes nothing when it wakes up.
+its row still being held, so one that was paused, cut off or declared dead publishes nothing when it wakes up.
+
+A database may commit and lose the connection before it says so. Whoever asks again with the same token finds what
+has been done: claim, bind, publish and settling as unchanged may all be repeated. `starloom.archive.giving_back`
+holds what becomes of a mission whose holder failed.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import case, update
 from sqlmodel import Session, col, func, select
 
 from starloom.archive.engine import Archive, database_now
@@ -47,6 +50,13 @@ class LeaseLost(Conflict):
 
     code = "lease-lost"
     hint = "Nothing: the mission has been given to another run, or back to the queue."
+
+
+class MissionCancelled(LeaseLost):
+    """The mission was cancelled while it was being stacked: nothing is published."""
+
+    code = "mission-cancelled"
+    hint = "`starloom mission complete` takes it up again."
 
 
 @dataclass(frozen=True)
@@ -96,63 +106,114 @@ class FrameOutcome:
     reason: str | None
 
 
-def locked_mission(session: Session, mission_id: str, *, shared: bool = False) -> Mission | None:
-    """Return a mission with its row locked; on SQLite the transaction itself is the lock."""
-    query = select(Mission).where(Mission.id == mission_id).with_for_update(read=shared)
+def locked_mission(
+    session: Session, mission_id: str, *, shared: bool = False, skip: bool = False
+) -> Mission | None:
+    """Return a mission with its row locked; on SQLite the transaction itself is the lock.
+
+    ``skip`` returns None where somebody else holds the lock. The lock is the one that leaves foreign keys alone:
+    writing a frame of the mission must not wait for it, nor dead-lock with it.
+    """
+    query = select(Mission).where(Mission.id == mission_id)
+    query = query.with_for_update(read=shared, key_share=not shared, skip_locked=skip)
     return session.exec(query.execution_options(populate_existing=True)).first()
 
 
-def claim(archive: Archive, mission_id: str, event_id: int, holder: str, lease_s: float) -> Claim:
+def claim(
+    archive: Archive, mission_id: str, event_id: int, holder: str, lease_s: float, *, token: str | None = None
+) -> Claim:
     """Take a COMPLETE mission for an open event.
+
+    Parameters
+    ----------
+    token
+        Chosen by a caller who may ask again: a claim that was made with it is returned, not refused.
 
     Raises
     ------
     AlreadyClaimed
-        The event is not open, or the mission is not COMPLETE or held by a living lease.
+        The event is not open, or the mission is not COMPLETE or held by a living lease. It is counted with the
+        event.
     """
-    with archive.transaction() as session:
-        mission = locked_mission(session, mission_id)
-        event = session.get(StatusEvent, event_id)
-        if mission is None or event is None or event.mission_id != mission_id:
-            raise AlreadyClaimed(f"no mission {mission_id} with event {event_id}", code="no-such-event")
-        if event.state != "open" or mission.status != "COMPLETE":
-            raise AlreadyClaimed(f"mission {mission_id} is {mission.status}, event {event_id} is {event.state}")
-        now = database_now(session)
-        for held in session.exec(
-            select(Revision).where(Revision.mission_id == mission_id, col(Revision.status).in_(HELD))
-        ):
-            if held.lease_until > now:
-                raise AlreadyClaimed(f"mission {mission_id} is held by {held.holder or 'another run'}")
-            held.status = "expired"
-        session.flush()
-        newest = select(func.max(Revision.n)).where(
-            Revision.mission_id == mission_id, Revision.status == "published"
-        )
-        epochs = select(func.max(Revision.epoch)).where(Revision.mission_id == mission_id)
-        revision = Revision(
-            mission_id=mission_id,
-            n=(session.exec(newest).one() or 0) + 1,
-            epoch=(session.exec(epochs).one() or 0) + 1,
-            event_id=event_id,
-            token=secrets.token_hex(16),
-            holder=holder,
-            claimed_at=now,
-            lease_until=now + timedelta(seconds=lease_s),
-        )
-        session.add(revision)
-        event.state = "claimed"
-        mission.status = "STACKING"
-        session.flush()
-        assert revision.id is not None
-        return Claim(mission_id, revision.id, revision.n, revision.epoch, revision.token)
+    try:
+        with archive.transaction() as session:
+            return _claim(session, mission_id, event_id, holder, lease_s, token or secrets.token_hex(16))
+    except AlreadyClaimed:
+        with archive.transaction() as session:
+            session.exec(
+                update(StatusEvent)
+                .where(col(StatusEvent.id) == event_id, col(StatusEvent.mission_id) == mission_id)
+                .values(surplus_runs=StatusEvent.surplus_runs + 1)
+            )
+        raise
 
 
-def _held(session: Session, claim: Claim) -> Revision:
+def _claim(session: Session, mission_id: str, event_id: int, holder: str, lease_s: float, token: str) -> Claim:
+    mission = locked_mission(session, mission_id)
+    event = session.get(StatusEvent, event_id)
+    if mission is None or event is None or event.mission_id != mission_id or event.new_status != "COMPLETE":
+        raise AlreadyClaimed(f"no mission {mission_id} with event {event_id}", code="no-such-event")
+    now = database_now(session)
+    for held in session.exec(
+        select(Revision).where(Revision.mission_id == mission_id, col(Revision.status).in_(HELD)).with_for_update()
+    ):
+        if held.token == token and held.id is not None:
+            return Claim(mission_id, held.id, held.n, held.epoch, token)
+        if held.lease_until > now:
+            raise AlreadyClaimed(f"mission {mission_id} is held by {held.holder or 'another run'}")
+        held.status = "expired"
+        held.error = silent(held)
+    if event.state != "open" or mission.status != "COMPLETE":
+        raise AlreadyClaimed(f"mission {mission_id} is {mission.status}, event {event_id} is {event.state}")
+    session.flush()
+    newest = func.max(case((col(Revision.status) == "published", Revision.n)))
+    last_n, last_epoch = session.exec(
+        select(newest, func.max(Revision.epoch)).where(Revision.mission_id == mission_id)
+    ).one()
+    revision = Revision(
+        mission_id=mission_id,
+        n=(last_n or 0) + 1,
+        epoch=(last_epoch or 0) + 1,
+        event_id=event_id,
+        token=token,
+        holder=holder,
+        claimed_at=now,
+        lease_until=now + timedelta(seconds=lease_s),
+    )
+    session.add(revision)
+    event.state = "claimed"
+    mission.status = "STACKING"
+    session.flush()
+    assert revision.id is not None
+    return Claim(mission_id, revision.id, revision.n, revision.epoch, revision.token)
+
+
+def silent(revision: Revision) -> dict[str, Any]:
+    """Return the error of a holder that renewed its lease no more."""
+    return {"code": "lease-expired", "message": f"{revision.holder} fell silent", "retryable": True}
+
+
+def held_revision(session: Session, claim: Claim) -> Revision:
     """Return the claim's row, locked, or raise `LeaseLost`. A lease merely overdue still holds until taken."""
-    revision = session.exec(select(Revision).where(Revision.id == claim.revision_id).with_for_update()).first()
-    if revision is None or revision.token != claim.token or revision.status not in HELD:
+    revision = _own(session, claim)
+    if revision is None or revision.status not in HELD:
         raise LeaseLost(f"mission {claim.mission_id} revision {claim.n} epoch {claim.epoch} is no longer held")
     return revision
+
+
+def _own(session: Session, claim: Claim) -> Revision | None:
+    """Return the row that the claim made, locked, whatever has become of it."""
+    query = select(Revision).where(Revision.id == claim.revision_id, Revision.token == claim.token)
+    return session.exec(query.with_for_update().execution_options(populate_existing=True)).first()
+
+
+def _ended_by_cancelling(revision: Revision, mission: Mission | None) -> bool:
+    """End a claim whose mission has been cancelled: what it makes is not wanted any more."""
+    if mission is None or mission.status != "CANCELLED":
+        return False
+    revision.status = "failed"
+    revision.error = {"code": MissionCancelled.code, "message": "the mission was cancelled", "retryable": False}
+    return True
 
 
 def renew(archive: Archive, claim: Claim, lease_s: float) -> None:
@@ -161,10 +222,15 @@ def renew(archive: Archive, claim: Claim, lease_s: float) -> None:
     Raises
     ------
     LeaseLost
-        The mission has been taken over or given back.
+        The mission has been taken over, given back or cancelled (`MissionCancelled`).
     """
     with archive.transaction() as session:
-        _held(session, claim).lease_until = database_now(session) + timedelta(seconds=lease_s)
+        revision = held_revision(session, claim)
+        cancelled = _ended_by_cancelling(revision, session.get(Mission, claim.mission_id))
+        if not cancelled:
+            revision.lease_until = database_now(session) + timedelta(seconds=lease_s)
+    if cancelled:
+        raise MissionCancelled(f"mission {claim.mission_id} was cancelled")
 
 
 def bind(archive: Archive, claim: Claim, parameters: dict[str, Any], coadd_version: int) -> list[BoundInput]:
@@ -180,7 +246,7 @@ def bind(archive: Archive, claim: Claim, parameters: dict[str, Any], coadd_versi
     """
     with archive.transaction() as session:
         locked_mission(session, claim.mission_id)
-        revision = _held(session, claim)
+        revision = held_revision(session, claim)
         if revision.status == "claimed":
             for frame, solution, photometry in session.exec(_ready(claim.mission_id)).all():
                 assert solution.id is not None
@@ -210,7 +276,7 @@ def _ready(mission_id: str) -> Any:
         .join(Solution, col(Solution.frame_id) == Frame.id)
         .join(Photometry, col(Photometry.frame_id) == Frame.id)
         .where(
-            Frame.mission_id == mission_id,
+            Frame.obs_req == mission_id,  # as its name says: a frame may be here before its mission is
             Frame.disposition == "active",
             col(Frame.ready_at).is_not(None),
             col(Solution.current).is_(True),
@@ -265,36 +331,57 @@ def publish(
     Raises
     ------
     LeaseLost
-        The claim is no longer held: the products stay orphans and ``sweep`` removes them.
+        The claim is no longer held, or its mission was cancelled: the products stay orphans and ``sweep`` removes
+        them.
     """
     with archive.transaction() as session:
         mission = locked_mission(session, claim.mission_id)
         assert mission is not None
-        revision = _held(session, claim)
-        revision.status = "published"
-        revision.published_at = database_now(session)
-        revision.summary = summary
-        if pinned is not None:
-            mission.pinned = _merged_pins(mission.pinned, pinned)
-        session.add_all(Product(revision_id=claim.revision_id, **vars(product)) for product in products)
-        for outcome in per_frame:
-            session.exec(
-                update(RevisionInput)
-                .where(
-                    col(RevisionInput.revision_id) == claim.revision_id,
-                    col(RevisionInput.frame_id) == outcome.frame_id,
-                )
-                .values(
-                    weight=outcome.weight,
-                    scale=outcome.scale,
-                    rejected_fraction=outcome.rejected_fraction,
-                    reason=outcome.reason,
-                )
+        done = _own(session, claim)
+        if done is not None and done.status == "published":
+            return  # asked again: the database had committed, and its answer was lost
+        revision = held_revision(session, claim)
+        cancelled = _ended_by_cancelling(revision, mission)
+        if not cancelled:
+            _publish(session, mission, revision, products, per_frame, summary, pinned)
+    if cancelled:
+        raise MissionCancelled(f"mission {claim.mission_id} was cancelled")
+
+
+def _publish(
+    session: Session,
+    mission: Mission,
+    revision: Revision,
+    products: Sequence[NewProduct],
+    per_frame: Sequence[FrameOutcome],
+    summary: dict[str, Any],
+    pinned: dict[str, Any] | None,
+) -> None:
+    revision.status = "published"
+    revision.published_at = database_now(session)
+    revision.summary = summary
+    if pinned is not None:
+        mission.pinned = _merged_pins(mission.pinned, pinned)
+    assert revision.id is not None
+    session.add_all(Product(revision_id=revision.id, **vars(product)) for product in products)
+    for outcome in per_frame:
+        session.exec(
+            update(RevisionInput)
+            .where(
+                col(RevisionInput.revision_id) == revision.id,
+                col(RevisionInput.frame_id) == outcome.frame_id,
             )
-        # COMPLETE set by hand meanwhile asks for the next revision; its event is open already. Leave it.
-        if mission.status == "STACKING":
-            mission.status = "STACKED"
-            mission.failure_code = mission.failure_hint = None
+            .values(
+                weight=outcome.weight,
+                scale=outcome.scale,
+                rejected_fraction=outcome.rejected_fraction,
+                reason=outcome.reason,
+            )
+        )
+    # COMPLETE set by hand meanwhile asks for the next revision; its event is open already. Leave it.
+    if mission.status == "STACKING":
+        mission.status = "STACKED"
+        mission.failure_code = mission.failure_hint = None
 
 
 def _merged_pins(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
@@ -320,7 +407,10 @@ def settle_unchanged(archive: Archive, claim: Claim) -> bool:
     with archive.transaction() as session:
         mission = locked_mission(session, claim.mission_id)
         assert mission is not None
-        revision = _held(session, claim)
+        done = _own(session, claim)
+        if done is not None and done.status == "unchanged":
+            return True
+        revision = held_revision(session, claim)
         newest = session.exec(
             select(Revision.input_hash)
             .where(Revision.mission_id == claim.mission_id, Revision.status == "published")
@@ -332,62 +422,8 @@ def settle_unchanged(archive: Archive, claim: Claim) -> bool:
         revision.status = "unchanged"
         if mission.status == "STACKING":
             mission.status = "STACKED"
+            mission.failure_code = mission.failure_hint = None
         return True
-
-
-def fail(archive: Archive, claim: Claim, error: dict[str, Any], *, fatal: bool, max_attempts: int = 3) -> None:
-    """Give the mission back with the reason: COMPLETE again, which is a new event, or FAILED for good."""
-    with archive.transaction() as session:
-        mission = locked_mission(session, claim.mission_id)
-        assert mission is not None
-        revision = _held(session, claim)
-        revision.status = "failed"
-        revision.error = error
-        _give_back(session, mission, revision.n, error, fatal=fatal, max_attempts=max_attempts)
-
-
-def _give_back(
-    session: Session, mission: Mission, n: int, error: dict[str, Any], *, fatal: bool, max_attempts: int
-) -> None:
-    if mission.status != "STACKING":
-        return  # COMPLETE or CANCELLED by hand meanwhile: that word is newer
-    session.flush()
-    tried = session.exec(
-        select(func.count()).where(
-            Revision.mission_id == mission.id, Revision.n == n, col(Revision.status).in_(("failed", "expired"))
-        )
-    ).one()
-    if fatal or tried >= max_attempts:
-        mission.status = "FAILED"
-        mission.failure_code = str(error.get("code", "unexpected"))[:64]
-        mission.failure_hint = str(error.get("hint") or error.get("message") or "")[:500]
-    else:
-        mission.status = "COMPLETE"
-
-
-def expire_leases(archive: Archive, max_attempts: int) -> int:
-    """Give back every mission whose lease has run out by the database's clock; return how many."""
-    with archive.session() as session:
-        now = database_now(session)
-        overdue = session.exec(
-            select(Revision.mission_id).where(col(Revision.status).in_(HELD), col(Revision.lease_until) < now)
-        ).all()
-    freed = 0
-    for mission_id in overdue:
-        with archive.transaction() as session:
-            mission = locked_mission(session, mission_id)
-            assert mission is not None
-            for revision in session.exec(
-                select(Revision).where(Revision.mission_id == mission_id, col(Revision.status).in_(HELD))
-            ).all():
-                if revision.lease_until >= database_now(session):
-                    continue  # renewed or taken over since we looked
-                error = {"code": "lease-expired", "message": f"{revision.holder} fell silent"}
-                revision.status = "expired"
-                revision.error = error
-                _give_back(session, mission, revision.n, error, fatal=False, max_attempts=max_attempts)
-                freed += 1
-    return freed
 
 
 def epoch_is_alive(session: Session, mission_id: str, n: int, epoch: int) -> bool:
@@ -403,3 +439,43 @@ def epoch_is_alive(session: Session, mission_id: str, n: int, epoch: int) -> boo
         ).first()
         is not None
     )
+
+
+def held_epochs(session: Session) -> set[tuple[str, int, int]]:
+    """Return mission, revision number and epoch of every claim that is held."""
+    held = select(Revision.mission_id, Revision.n, Revision.epoch).where(col(Revision.status).in_(HELD))
+    return set(session.exec(held).all())
+
+
+def newest_revision(session: Session, mission_id: str) -> int | None:
+    """Return the number of the newest published revision, None before the first."""
+    newest = select(func.max(Revision.n)).where(Revision.mission_id == mission_id, Revision.status == "published")
+    return session.exec(newest).one()
+
+
+def note_told(session: Session, revision_id: int) -> None:
+    """Note that the nodes have their receipts of a revision."""
+    session.exec(update(Revision).where(col(Revision.id) == revision_id).values(told_at=database_now(session)))
+
+
+def untold(session: Session, after_s: float, limit: int) -> list[tuple[int, list[str]]]:
+    """Return published revisions whose nodes nobody has told for ``after_s``, with the ids of their frames."""
+    before = database_now(session) - timedelta(seconds=after_s)
+    found = session.exec(
+        select(Revision.id)
+        .where(
+            Revision.status == "published", col(Revision.told_at).is_(None), col(Revision.published_at) < before
+        )
+        .order_by(col(Revision.id))
+        .limit(limit)
+    ).all()
+    return [
+        (
+            revision_id,
+            list(
+                session.exec(select(RevisionInput.frame_id).where(RevisionInput.revision_id == revision_id)).all()
+            ),
+        )
+        for revision_id in found
+        if revision_id is not None
+    ]

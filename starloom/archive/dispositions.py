@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlmodel import Session
+from sqlalchemy import delete
+from sqlmodel import Session, col, func, select
 
 from starloom.archive.arrivals import twin
 from starloom.archive.claims import locked_mission
+from starloom.archive.engine import database_now
 from starloom.archive.frames import (
-    ATTEMPTS,
+    LOST_AFTER_S,
+    get,
     is_settled,
     keep_what_it_has,
     locked,
     mark_ready_if_settled,
+    put_down,
     touch,
 )
-from starloom.archive.models import STEPS, Frame
+from starloom.archive.models import STEPS, Attempt, Frame
 from starloom.errors import BadInput, Conflict
+
+#: Code of a frame whose budget of tries is spent.
+SPENT = "retries-spent"
+#: Code of a try that ended with its run.
+CUT_OFF = "run-lost"
+#: Tries of a frame that its history keeps.
+KEPT = 20
 
 
 def quarantine(session: Session, frame_id: str, code: str, hint: str, *, raw_key: str | None = None) -> Frame:
@@ -32,7 +45,8 @@ def quarantine(session: Session, frame_id: str, code: str, hint: str, *, raw_key
         frame.ingest, frame.ingest_code = "failed", code
     if raw_key is not None:
         frame.raw_key = raw_key
-    frame.ready_at = None
+    frame.in_hand = None
+    frame.disposition_at = database_now(session)
     touch(session, frame, again_after_s=None)
     return frame
 
@@ -52,12 +66,19 @@ def refuse(session: Session, frame_id: str, error: dict[str, Any], **values: Any
 
 
 def withdraw(session: Session, frame_id: str, reason: str) -> Frame:
-    """Take a frame out by its owner's or an operator's word; pixels stay, later revisions do without it."""
+    """Take a frame out by its owner's or an operator's word; pixels stay, later revisions do without it.
+
+    A published stack that it weighs in becomes stale.
+    """
+    frame = get(session, frame_id)
+    if frame.obs_req is not None:
+        # Before the frame's own lock, as `bind` takes them: it is bound before this, or not at all.
+        locked_mission(session, frame.obs_req, shared=True)
     frame = locked(session, frame_id)
-    if frame.mission_id is not None:
-        locked_mission(session, frame.mission_id, shared=True)
     frame.disposition, frame.disposition_code, frame.disposition_hint = "withdrawn", "withdrawn", reason[:500]
+    frame.disposition_at = database_now(session)
     frame.ready_at = None
+    put_down(frame)
     touch(session, frame, again_after_s=None)
     return frame
 
@@ -92,7 +113,8 @@ def requeue(session: Session, frame_id: str) -> Frame:
         if getattr(frame, step) == "failed":
             setattr(frame, step, "pending")
             setattr(frame, f"{step}_code", None)
-    frame.attempts = 0
+    put_down(frame)
+    frame.disposition_at = database_now(session)
     frame.last_error = None
     frame.duplicate_of = None
     touch(session, frame, again_after_s=0.0)
@@ -102,14 +124,85 @@ def requeue(session: Session, frame_id: str) -> Frame:
     return frame
 
 
-def park(session: Session, frame_id: str, record: dict[str, Any], wait_s: float) -> Frame:
-    """Record an error that may pass, and when to try again; after `ATTEMPTS` the frame is quarantined."""
+def park(session: Session, frame_id: str, record: dict[str, Any], wait_s: float, *, budget: int) -> Frame:
+    """Record an error that may pass, and when to try again; after ``budget`` tries of a step it is quarantined."""
     frame = locked(session, frame_id)
     if is_settled(frame):
         return frame
+    step = frame.in_hand or next_step(frame)
     frame.attempts += 1
-    frame.last_error = record
-    if frame.attempts >= ATTEMPTS:
-        return quarantine(session, frame_id, "retries-exhausted", str(record.get("message", ""))[:500])
-    touch(session, frame, again_after_s=wait_s)
+    frame.in_hand = None
+    frame.last_error = record | {"step": step}
+    number = frame.attempts
+    if number >= budget:
+        said = f"{step}: {number} tries, the last one: {record.get('message', '')}"
+        frame = quarantine(session, frame_id, SPENT, said)
+    else:
+        touch(session, frame, again_after_s=wait_s)
+    note_attempt(session, frame, step, record, number)
     return frame
+
+
+def note_attempt(session: Session, frame: Frame, step: str, record: dict[str, Any], number: int) -> None:
+    """Write a try that came to nothing into the frame's history, of which the newest `KEPT` stay."""
+    session.add(
+        Attempt(
+            frame_id=frame.id,
+            at=database_now(session),
+            step=step,
+            code=str(record.get("code", "unexpected"))[:64],
+            message=str(record.get("message", ""))[:500],
+            number=number,
+            next_attempt_at=frame.next_attempt_at if number else None,
+            alert=frame.disposition_code == SPENT,
+        )
+    )
+    session.flush()
+    oldest = (
+        select(Attempt.id)
+        .where(Attempt.frame_id == frame.id)
+        .order_by(col(Attempt.id).desc())
+        .offset(KEPT)
+        .limit(1)
+    )
+    if (last := session.exec(oldest).first()) is not None:
+        session.exec(delete(Attempt).where(col(Attempt.frame_id) == frame.id, col(Attempt.id) <= last))
+
+
+def attempts_at(session: Session, frame_id: str) -> list[dict[str, Any]]:
+    """Return a frame's history of tries that came to nothing, newest first."""
+    found = select(Attempt).where(Attempt.frame_id == frame_id).order_by(col(Attempt.id).desc())
+    return [row.model_dump(exclude={"id", "frame_id"}) for row in session.exec(found).all()]
+
+
+def quarantined_by_code(session: Session) -> Sequence[tuple[str, int, datetime | None]]:
+    """Return code, number and earliest time of the frames set aside, by code."""
+    found = session.exec(
+        select(Frame.disposition_code, func.count(), func.min(Frame.disposition_at))
+        .where(Frame.disposition == "quarantined")
+        .group_by(col(Frame.disposition_code))
+        .order_by(col(Frame.disposition_code))
+    ).all()
+    return [(code or "unknown", count, since) for code, count, since in found]
+
+
+def next_step(frame: Frame) -> str:
+    """Return the first step of a frame that is not ok."""
+    return next((step for step in STEPS if getattr(frame, step) != "ok"), STEPS[-1])
+
+
+def cut_off(session: Session, frame_id: str, *, budget: int) -> Frame:
+    """Count a try that ended with the run that made it: a frame that kills its worker must not do so for ever.
+
+    For a frame whose next attempt is due and which a step still holds; it is handed out again by the caller.
+    """
+    frame = locked(session, frame_id)
+    if frame.in_hand is None:
+        return frame
+    record = {
+        "code": CUT_OFF,
+        "message": f"the run that worked on {frame.in_hand} was lost",
+        "hint": "If it happens again, the frame may be too much for the machine: look at the worker's log.",
+        "retryable": True,
+    }
+    return park(session, frame_id, record, LOST_AFTER_S, budget=budget)

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, Literal
 from uuid import UUID, uuid5
 
+from sqlalchemy import case
 from sqlmodel import Session, col, or_, select
 
 from starloom.archive.claims import locked_mission
@@ -28,8 +29,6 @@ MOSAIC = "CFA"
 PLANES = ("R", "G1", "G2", "B")
 #: Flag of a READY frame that could not be calibrated, solved or measured again; its earlier results stand.
 REPROCESSING_FAILED = "reprocessing-failed"
-#: Attempts at one frame before it is given up and an operator told.
-ATTEMPTS = 12
 
 
 def get(session: Session, frame_id: str) -> Frame:
@@ -85,8 +84,11 @@ def find(session: Session, name_or_id: str) -> Frame:
 
 
 def locked(session: Session, frame_id: str) -> Frame:
-    """Return a frame with its row locked and read anew; on SQLite the transaction itself is the lock."""
-    query = select(Frame).where(Frame.id == frame_id).with_for_update()
+    """Return a frame with its row locked and read anew; on SQLite the transaction itself is the lock.
+
+    Foreign keys are left alone, as in `starloom.archive.claims.locked_mission`.
+    """
+    query = select(Frame).where(Frame.id == frame_id).with_for_update(key_share=True)
     frame = session.exec(query.execution_options(populate_existing=True)).first()
     return frame or get(session, frame_id)
 
@@ -136,6 +138,7 @@ def claim_step(session: Session, frame_id: str, step: Step) -> bool:
         and (step in ("ingest", "calibrate") or frame.plane != MOSAIC)
     )
     if wanted:
+        frame.in_hand = step
         touch(session, frame)
     return wanted
 
@@ -171,6 +174,7 @@ def settle_step(
         setattr(frame, column, value)
     setattr(frame, step, "failed" if code else "ok")
     setattr(frame, f"{step}_code", code)
+    put_down(frame)
     if code:
         frame.disposition_hint = (hint or "")[:500] or None
         frame.last_error = error
@@ -179,10 +183,17 @@ def settle_step(
     return frame
 
 
+def put_down(frame: Frame) -> None:
+    """Say that the step in hand has ended: the next one has its whole budget of attempts."""
+    frame.in_hand = None
+    frame.attempts = 0
+
+
 def keep_what_it_has(session: Session, frame: Frame, error: dict[str, Any]) -> Frame:
     """End the reprocessing of a READY frame without success: its earlier results were never taken away."""
     for step in STEPS:
         setattr(frame, step, "ok")
+    put_down(frame)
     frame.last_error = error
     add_flags(frame, REPROCESSING_FAILED)
     touch(session, frame, again_after_s=None)
@@ -215,7 +226,7 @@ def reprocess(session: Session, frame_id: str, since: Step) -> Frame | None:
         setattr(frame, f"{step}_code", None)
     frame.flags = [flag for flag in frame.flags if flag != REPROCESSING_FAILED]
     frame.disposition_hint = frame.last_error = None
-    frame.attempts = 0
+    put_down(frame)
     touch(session, frame, again_after_s=0.0)
     return frame
 
@@ -225,9 +236,9 @@ def mark_ready_if_settled(session: Session, frame: Frame) -> None:
     usable = frame.disposition == "active" and frame.kind == "light"
     if frame.ready_at is not None or not usable or any(getattr(frame, step) != "ok" for step in STEPS):
         return
-    if frame.mission_id is not None:
+    if frame.obs_req is not None:
         # Shared with other frames, exclusive with `bind`: a frame is either bound now or seen as late.
-        locked_mission(session, frame.mission_id, shared=True)
+        locked_mission(session, frame.obs_req, shared=True)
     frame.ready_at = database_now(session)
     frame.last_error = None
 
@@ -288,6 +299,25 @@ def due(session: Session, limit: int) -> Sequence[Frame]:
         .order_by(col(Frame.next_attempt_at))
         .limit(limit)
     ).all()
+
+
+def forgotten(session: Session, limit: int) -> Sequence[str]:
+    """Return frames that have steps to do and no time at which anybody would look at them again.
+
+    No step leaves a frame so; a row changed by hand or restored from a backup may be.
+    """
+    done = case(
+        (col(Frame.kind) != "light", col(Frame.ingest)),
+        (col(Frame.plane) == MOSAIC, col(Frame.calibrate)),
+        else_=col(Frame.measure),
+    )
+    query = select(Frame.id).where(
+        Frame.disposition == "active",
+        col(Frame.next_attempt_at).is_(None),
+        done == "pending",
+        *(getattr(Frame, step) != "failed" for step in STEPS),
+    )
+    return session.exec(query.limit(limit)).all()
 
 
 def hold(session: Session, frame_ids: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, cast
 
 from sqlalchemy import update
@@ -112,9 +112,30 @@ def create_mission(
     )
     session.add(mission)
     session.flush()
-    for frame in session.exec(select(Frame).where(Frame.obs_req == mission_id)).all():
-        _adopt(session, mission, frame)
+    adopt_strays(session, [mission_id])
     return mission
+
+
+def adopt_strays(session: Session, mission_ids: Collection[str], limit: int | None = None) -> int:
+    """Take up frames that arrived under the ids of missions before these were there; return how many.
+
+    A mission may be inserted by anybody's SQL, and while it is, a frame of it may be filed that sees none yet.
+    """
+    strays = (
+        select(Frame.id)
+        .where(col(Frame.mission_id).is_(None), col(Frame.obs_req).in_(mission_ids))
+        .order_by(col(Frame.id))
+        .limit(limit)
+    )
+    adopted = 0
+    for frame_id in session.exec(strays).all():
+        frame = frames.locked(session, frame_id)
+        mission = find(session, frame.obs_req or "")
+        if mission is not None and frame.mission_id is None:
+            _adopt(session, mission, frame)
+            adopted += 1
+    session.flush()
+    return adopted
 
 
 def _adopt(session: Session, mission: Mission, frame: Frame) -> None:

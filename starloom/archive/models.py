@@ -18,6 +18,8 @@ MASTER_KINDS = ("bias", "dark", "flat", "defects")
 DISPOSITIONS = ("active", "duplicate", "quarantined", "withdrawn")
 REVISION_STATES = ("claimed", "bound", "published", "unchanged", "failed", "expired")
 TRACKS = ("sidereal", "moving")
+#: What a check of stored bytes may find.
+CHECK_STATES = ("ok", "mismatch", "missing")
 EVENT_STATES = ("open", "claimed", "superseded")
 
 
@@ -155,11 +157,16 @@ class Frame(SQLModel, table=True):
     disposition: str = text(12, default="active")
     disposition_code: str | None = text(64, default=None)
     disposition_hint: str | None = text(500, default=None)
+    disposition_at: datetime | None = time()
+    """When it was last set aside or taken back."""
     duplicate_of: str | None = text(32, default=None, foreign_key="frame.id")
 
     flags: list[str] = json(list)
     header: dict[str, Any] | None = json()
     attempts: int = 0
+    """Tries of its present step that came to nothing."""
+    in_hand: str | None = text(12, default=None)
+    """The step that a run has begun and not ended: still there when the run is lost, it was cut off in it."""
     next_attempt_at: datetime | None = time()
     last_error: dict[str, Any] | None = json()
     version: int = 0
@@ -169,6 +176,41 @@ class Frame(SQLModel, table=True):
     embargo_until: datetime | None = time()
     licence: str | None = text(64, default=None)
     credit: str | None = text(255, default=None)
+
+
+class Attempt(SQLModel, table=True):
+    """One try of a frame's step that came to nothing, and when the next is due; the newest of a frame are kept."""
+
+    __tablename__ = "attempt"
+    __table_args__ = (Index("ix_attempt_code", "code", "at"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    frame_id: str = text(32, foreign_key="frame.id", index=True)
+    at: datetime = time(default=utc_now)
+    step: str = text(12)
+    code: str = text(64)
+    message: str = text(500, default="")
+    number: int = 0
+    """Of the frame's budget; 0 for one that its task tries again by itself."""
+    next_attempt_at: datetime | None = time()
+    alert: bool = Field(default=False, index=True)
+    """Whether somebody is still to be told that the budget is spent; the relay does so."""
+
+
+class RawCheck(SQLModel, table=True):
+    """When the bytes of a raw object were last compared with the hash in its key, and whether a second copy is."""
+
+    __tablename__ = "raw_check"
+    __table_args__ = (one_of("raw_check", "state", CHECK_STATES), Index("ix_raw_check_due", "checked_at"))
+
+    key: str = text(512, primary_key=True)
+    checked_at: datetime = time(default=utc_now)
+    state: str = text(12)
+    copy_state: str | None = text(12, default=None)
+    """The same of the second copy; None where none is configured."""
+    detail: str | None = text(500, default=None)
+    alert: bool = Field(default=False, index=True)
+    """Whether somebody is still to be told that bytes are lost; the relay does so."""
 
 
 class FrameCell(SQLModel, table=True):
@@ -380,6 +422,8 @@ class StatusEvent(SQLModel, table=True):
     published_at: datetime | None = time()
     next_publish_at: datetime | None = time()
     note: str | None = text(255, default=None)
+    surplus_runs: int = Field(default=0, sa_column_kwargs={"server_default": sql("0")})
+    """Runs that were started for it and found the mission taken, or the event dealt with."""
 
 
 class Revision(SQLModel, table=True):
@@ -421,6 +465,8 @@ class Revision(SQLModel, table=True):
     claimed_at: datetime = time(default=utc_now)
     bound_at: datetime | None = time()
     published_at: datetime | None = time()
+    told_at: datetime | None = time()
+    """When the nodes of its frames had their receipts."""
     error: dict[str, Any] | None = json()
     summary: dict[str, Any] | None = json()
 

@@ -1,12 +1,13 @@
-"""Stale stacks, computed and never signalled: READY frames that are missing, and bound ones that have moved.
+"""Stale stacks, computed and never signalled: READY frames that are missing, bound ones that have moved or gone.
 
-A re-solved frame makes a stack stale only where it matters: the WCS moved by more than 0.1 px, the zero point by
-more than 0.01 mag, or the pixels were calibrated otherwise.
+A mission that FAILED because it had no usable frame is stale once it has one. A re-solved frame makes a stack
+stale only where it matters: the WCS moved by more than 0.1 px, the zero point by more than 0.01 mag, or the pixels
+were calibrated otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,6 +21,8 @@ from sqlmodel import Session, and_, col, func, or_, select
 from starloom.archive.engine import database_now
 from starloom.archive.models import Calibration, Frame, Mission, Photometry, Revision, RevisionInput, Solution
 
+#: Code of a mission that FAILED because none of its frames could be used.
+NO_FRAMES = "no-usable-frames"
 MOVED_PX = 0.1
 ZERO_POINT_MAG = 0.01
 
@@ -33,7 +36,8 @@ class Change:
     revision_id, frame_id
         The newest revision and the frame.
     reason
-        ``late``: READY since, and not in it; ``wcs-moved``, ``zero-point``, ``recalibrated``.
+        ``late``: READY since, and not in it; ``withdrawn``: weighs in it, and was taken out since; ``wcs-moved``,
+        ``zero-point``, ``recalibrated``.
     at
         Since when.
     amount
@@ -48,18 +52,21 @@ class Change:
 
 
 def stale_missions(session: Session, quiet_s: float) -> list[Mission]:
-    """Return STACKED missions whose newest revision is behind what the archive knows, quiet for ``quiet_s``.
+    """Return missions whose newest revision is behind what the archive knows, quiet for ``quiet_s``.
 
-    A frame done again is compared once: what does not matter is noted in the row, so that later sweeps pass it
-    over.
+    They are STACKED, or FAILED for want of a usable frame that they have by now. A frame done again is compared
+    once: what does not matter is noted in the row, so that later sweeps pass it over.
     """
     horizon = database_now(session) - timedelta(seconds=quiet_s)
-    newest = _newest_revisions(session)
-    latest: dict[int, datetime] = {}
-    for change in _changes(session, newest, note=True):
-        latest[change.revision_id] = max(change.at, latest.get(change.revision_id, change.at))
-    stale = [newest[revision_id] for revision_id, moment in latest.items() if moment < horizon]
-    return list(session.exec(select(Mission).where(col(Mission.id).in_(stale)).order_by(col(Mission.id))).all())
+    latest: dict[str, datetime] = dict(_missions_with_a_first_frame(session))
+    for mission_id, change in _changes(session, None, note=True):
+        latest[mission_id] = max(change.at, latest.get(mission_id, change.at))
+    stale = [mission_id for mission_id, moment in latest.items() if moment < horizon]
+    found: list[Mission] = []
+    for i in range(0, len(stale), 500):  # a statement takes only so many parameters
+        page = select(Mission).where(col(Mission.id).in_(stale[i : i + 500])).order_by(col(Mission.id))
+        found += session.exec(page).all()
+    return found
 
 
 def why_stale(session: Session, mission_id: str | None = None) -> dict[str, list[Change]]:
@@ -67,10 +74,9 @@ def why_stale(session: Session, mission_id: str | None = None) -> dict[str, list
 
     ``mission_id`` asks for one mission alone. A stack that is not stale, or is being made again, is not there.
     """
-    newest = _newest_revisions(session, mission_id)
     found: dict[str, list[Change]] = {}
-    for change in _changes(session, newest, note=False):
-        found.setdefault(newest[change.revision_id], []).append(change)
+    for stale, change in _changes(session, mission_id, note=False):
+        found.setdefault(stale, []).append(change)
     return found
 
 
@@ -79,6 +85,7 @@ def in_words(changes: Sequence[Change]) -> str:
     said = []
     for reason, words, unit in (
         ("late", "late", ""),
+        ("withdrawn", "taken out", ""),
         ("wcs-moved", "with a WCS moved by up to", " px"),
         ("zero-point", "with a zero point moved by up to", " mag"),
         ("recalibrated", "calibrated otherwise", ""),
@@ -93,59 +100,100 @@ def in_words(changes: Sequence[Change]) -> str:
     return "; ".join(said)
 
 
-def _newest_revisions(session: Session, mission_id: str | None = None) -> dict[int, str]:
-    """Return the newest published revision of every STACKED mission, or of one."""
+def _missions_with_a_first_frame(session: Session) -> Sequence[tuple[str, datetime]]:
+    """Return missions that FAILED without a usable frame and have some now, with the time of the latest."""
+    found = session.exec(
+        select(Mission.id, func.max(Frame.ready_at))
+        .join(Frame, col(Frame.obs_req) == Mission.id)
+        .where(
+            Mission.status == "FAILED",
+            Mission.failure_code == NO_FRAMES,
+            Frame.disposition == "active",
+            col(Frame.ready_at).is_not(None),
+        )
+        .group_by(col(Mission.id))
+    ).all()
+    return [(mission_id, moment) for mission_id, moment in found if moment is not None]
+
+
+def _newest(mission_id: str | None) -> Any:
+    """Return a subquery of the newest published revision of STACKED missions, or of one."""
     only = [] if mission_id is None else [Revision.mission_id == mission_id]
     tops = (
         select(Revision.mission_id, func.max(Revision.n).label("n"))
-        .where(Revision.status == "published")
+        .where(Revision.status == "published", *only)
         .group_by(col(Revision.mission_id))
         .subquery()
     )
-    found = session.exec(
-        select(Revision.id, Revision.mission_id)
+    return (
+        select(col(Revision.id).label("id"), col(Revision.mission_id).label("mission_id"), Revision.published_at)
         .join(Mission, col(Mission.id) == Revision.mission_id)
         .join(tops, (tops.c.mission_id == Revision.mission_id) & (tops.c.n == Revision.n))
-        .where(Revision.status == "published", Mission.status == "STACKED", *only)
-    ).all()
-    return {int(revision_id or 0): mission_id for revision_id, mission_id in found}
+        .where(Revision.status == "published", Mission.status == "STACKED")
+        .subquery()
+    )
 
 
-def _changes(session: Session, newest: Mapping[int, str], *, note: bool) -> Iterator[Change]:
-    for revision_id, mission_id in newest.items():
-        yield from _late_frames(session, revision_id, mission_id)
+def _changes(session: Session, mission_id: str | None, *, note: bool) -> Iterator[tuple[str, Change]]:
+    newest = _newest(mission_id)
+    yield from _late_frames(session, newest)
+    yield from _frames_gone(session, newest)
     yield from _changed_inputs(session, newest, note=note)
 
 
-def _late_frames(session: Session, revision_id: int, mission_id: str) -> Iterator[Change]:
+def _late_frames(session: Session, newest: Any) -> Iterator[tuple[str, Change]]:
     """Yield frames that became READY and are not in the revision."""
-    bound = select(RevisionInput.frame_id).where(RevisionInput.revision_id == revision_id)
-    found = session.exec(
-        select(Frame.id, Frame.ready_at).where(
-            Frame.mission_id == mission_id,
+    found: Sequence[Any] = session.exec(
+        select(newest.c.mission_id, newest.c.id, Frame.id, Frame.ready_at)
+        .join(Frame, col(Frame.obs_req) == newest.c.mission_id)
+        .join(
+            RevisionInput,
+            and_(RevisionInput.revision_id == newest.c.id, RevisionInput.frame_id == Frame.id),
+            isouter=True,
+        )
+        .where(
             Frame.disposition == "active",
             col(Frame.ready_at).is_not(None),
-            col(Frame.id).not_in(bound),
+            col(RevisionInput.frame_id).is_(None),
         )
     ).all()
-    for frame_id, ready_at in found:
-        assert ready_at is not None
-        yield Change(revision_id, frame_id, "late", ready_at)
+    for mission_id, revision_id, frame_id, ready_at in found:
+        yield mission_id, Change(revision_id, frame_id, "late", ready_at)
 
 
-def _changed_inputs(session: Session, newest: Mapping[int, str], *, note: bool) -> Iterator[Change]:
+def _frames_gone(session: Session, newest: Any) -> Iterator[tuple[str, Change]]:
+    """Yield frames that weigh in the revision and were withdrawn, or set aside by hand, since."""
+    wanted: list[Any] = [
+        newest.c.mission_id, newest.c.id, Frame.id, Frame.disposition_at, newest.c.published_at
+    ]  # fmt: skip
+    found: Sequence[Any] = session.exec(
+        select(*wanted)
+        .join(RevisionInput, RevisionInput.revision_id == newest.c.id)
+        .join(Frame, col(Frame.id) == RevisionInput.frame_id)
+        .where(
+            Frame.disposition != "active", or_(col(RevisionInput.weight).is_(None), col(RevisionInput.weight) > 0)
+        )
+    ).all()
+    for mission_id, revision_id, frame_id, at, published_at in found:
+        yield mission_id, Change(revision_id, frame_id, "withdrawn", at or published_at)
+
+
+def _changed_inputs(session: Session, newest: Any, *, note: bool) -> Iterator[tuple[str, Change]]:
     """Yield bound frames that have changed enough to matter; with ``note`` remember those that have not."""
     photometry_now, solution_now = aliased(Photometry), aliased(Solution)
+    wanted: list[Any] = [
+        newest.c.mission_id, RevisionInput, Frame, Solution, solution_now, Photometry, photometry_now
+    ]  # fmt: skip
     rows: list[Any] = list(
         session.exec(
-            select(RevisionInput, Frame, Solution, solution_now, Photometry, photometry_now)  # type: ignore[call-overload]
+            select(*wanted)
+            .join(RevisionInput, RevisionInput.revision_id == newest.c.id)
             .join(Frame, col(Frame.id) == RevisionInput.frame_id)
             .join(Solution, col(Solution.id) == RevisionInput.solution_id)
             .join(Photometry, col(Photometry.id) == RevisionInput.photometry_id)
             .join(photometry_now, and_(photometry_now.frame_id == Frame.id, col(photometry_now.current).is_(True)))
             .join(solution_now, and_(solution_now.frame_id == Frame.id, col(solution_now.current).is_(True)))
             .where(
-                col(RevisionInput.revision_id).in_(list(newest)),
                 Frame.disposition == "active",
                 photometry_now.id != RevisionInput.photometry_id,
                 or_(
@@ -155,22 +203,27 @@ def _changed_inputs(session: Session, newest: Mapping[int, str], *, note: bool) 
             )
         ).all()
     )
-    for part, frame, then, now, measured_then, measured_now in rows:
-        reason, amount = _difference(session, part, frame, (then, now), (measured_then, measured_now))
+    for mission_id, part, frame, then, now, measured_then, measured_now in rows:
+        reason, amount = difference(
+            session, frame, (then, now), (measured_then, measured_now), part.calibration_id
+        )
         if reason is not None:
-            yield Change(part.revision_id, frame.id, reason, measured_now.created_at, amount)
+            yield mission_id, Change(part.revision_id, frame.id, reason, measured_now.created_at, amount)
         elif note:
             part.compared_photometry_id = measured_now.id
 
 
-def _difference(
+def difference(
     session: Session,
-    part: RevisionInput,
     frame: Frame,
     solutions: tuple[Solution, Solution],
     measured: tuple[Photometry, Photometry],
+    calibrated_by: int | None,
 ) -> tuple[str | None, float | None]:
-    """Return what about a frame has changed since it was bound, and by how much."""
+    """Return what of a frame has changed enough to matter between two solutions of it, and by how much.
+
+    ``calibrated_by`` is the calibration of the earlier one.
+    """
     then, now = solutions
     moved = moved_px(then.wcs, now.wcs, (frame.height or 1, frame.width or 1))
     if moved > MOVED_PX:
@@ -178,7 +231,7 @@ def _difference(
     before, after = (photometry.zero_point_mag for photometry in measured)
     if _retied(before, after):
         return "zero-point", None if before is None or after is None else abs(after - before)
-    if _recalibrated(session, part.calibration_id, now.calibration_id):
+    if _recalibrated(session, calibrated_by, now.calibration_id):
         return "recalibrated", None
     return None, None
 

@@ -53,7 +53,7 @@ def down(json: JsonOption = False) -> None:
 
 
 def status(json: JsonOption = False) -> None:
-    """Say what runs, what waits and since when. Exit code 3 when a service does not answer.
+    """Say what runs, what waits, since when, and what will happen to it. Exit code 3: a service does not answer.
 
     Example: starloom status
     """
@@ -74,8 +74,11 @@ def status(json: JsonOption = False) -> None:
         emit_rows(seen["frames"], ["state", "count", "oldest"], as_json=False, title="Frames")
         emit_rows(seen["missions"], ["status", "count"], as_json=False, title="Missions")
         emit_rows(seen["stale"], ["mission_id", "why"], as_json=False, title="Stale stacks", whole=["mission_id"])
-        columns = ["id", "mission_id", "since", "attempts", "note"]
-        emit_rows(seen["events"], columns, as_json=False, title="Open events", whole=["mission_id"])
+        columns = ["what", "id", "since", "why", "next", "when"]
+        emit_rows(seen["stuck"], columns, as_json=False, title="What waits, and what will happen", whole=["id"])
+        emit_rows(
+            [row for row in seen["counts"] if row["count"]], ["what", "count"], as_json=False, title="Counts"
+        )
         if hint:
             say(f"→ {hint}")
     if any(row["state"] == "silent" for row in seen["services"]):
@@ -87,6 +90,8 @@ def relay(
     json: JsonOption = False,
 ) -> None:
     """Publish status events to Prefect until stopped; safe to run twice.
+
+    With STARLOOM_RELAY_HEALTH_PORT it answers GET /health there: 200, or 503 when no round went well lately.
 
     Example: starloom relay --once
     """
@@ -105,10 +110,15 @@ def relay(
             say(f"{published} events published.")
         return
     from starloom.archive import Archive
+    from starloom.dispatch.health import Health
 
     # As a service it waits for an archive that is not there yet, rather than end.
     worker = Relay(settings, Archive(settings.archive_url.get_secret_value()), prefect)
+    health = Health(worker.health)
+    if settings.relay_health_port:
+        health.serve(settings.relay_health_host, settings.relay_health_port)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    worker.run(stop)
+    worker.run(stop, heard=health.heard)
+    health.close()

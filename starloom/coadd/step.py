@@ -1,26 +1,16 @@
-"""Where the co-add meets archive and lake: claim, bind, plan, tiles, publish.
-
-The working folder of a claim is what `workdir` says, in the hub's home: a task that is run again finds the tiles
-that are done. It is removed when the claim ends, however it ends.
-"""
+"""Where the co-add meets archive and lake: bind, plan, tiles, publish. `holding` claims the mission before."""
 
 from __future__ import annotations
 
-import contextvars
 import hashlib
 import logging
-import shutil
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel, Field
+from typing import TYPE_CHECKING
 
 from starloom.archive import claims, frames, missions
 from starloom.archive.models import Frame, Photometry
+from starloom.archive.staleness import NO_FRAMES
 from starloom.calibration.step import header_value
 from starloom.coadd.grid import extent
 from starloom.coadd.inputs import InputFrame
@@ -32,6 +22,7 @@ from starloom.coadd.product import FrameReport
 from starloom.coadd.stages import prepared
 from starloom.coadd.units import PLAN_NAME, assemble_units, read_plan, run_unit, with_layout, write_units
 from starloom.errors import StarloomError
+from starloom.holding import ClaimRef, PlanRef, StackRef, TileBatch, check_held, workdir
 from starloom.lake import keys
 from starloom.photometry.bands import is_unmapped
 from starloom.receipts import write_receipt
@@ -47,114 +38,9 @@ BATCHES = 48
 TILES_PER_BATCH, LEAST_BATCHES = 8, 4
 
 
-class ClaimRef(BaseModel):
-    """A claim as tasks pass it on."""
-
-    mission_id: str
-    revision_id: int
-    n: int = Field(description="Revision number, from 1.")
-    epoch: int = Field(description="Raised by every claim; fences every write.")
-    token: str
-
-    def claim(self) -> claims.Claim:
-        """Return the archive's own form."""
-        return claims.Claim(**self.model_dump())
-
-
-class TileBatch(BaseModel):
-    """A work unit of a plan, for one task."""
-
-    name: str
-    unit: Path
-
-
-class PlanRef(BaseModel):
-    """A plan on disk, and its work units."""
-
-    folder: Path
-    band: str
-    pointing: int
-    units: list[Path]
-
-    def batches(self) -> list[TileBatch]:
-        """Return the work units as tasks take them."""
-        return [
-            TileBatch(name=f"{self.band} p{self.pointing} {n} of {len(self.units)}", unit=unit)
-            for n, unit in enumerate(self.units, 1)
-        ]
-
-
 def tiles_per_unit(n_tiles: int) -> int:
     """Return how many tiles a task makes."""
     return max(-(-n_tiles // BATCHES), min(TILES_PER_BATCH, -(-n_tiles // LEAST_BATCHES)))
-
-
-class StackRef(BaseModel):
-    """A published revision."""
-
-    name: str
-    mission_id: str
-    n: int
-    products: list[dict[str, Any]]
-    frames: list[dict[str, Any]]
-
-
-@contextmanager
-def claimed(hub: Hub, mission_id: str, event_id: int, *, holder: str) -> Iterator[ClaimRef]:
-    """Hold a mission: claim it, renew the lease from a thread, and give it back with the reason on failure.
-
-    Raises
-    ------
-    AlreadyClaimed
-        Another run holds the mission, or the event has been dealt with.
-    """
-    claim = claims.claim(hub.archive, mission_id, event_id, holder, hub.settings.lease_s)
-    stop = threading.Event()
-    # In a copy of the caller's context, so that its warnings reach the log of the run that holds the mission.
-    renewing = partial(contextvars.copy_context().run, _keep_lease, hub, claim, stop)
-    keeper = threading.Thread(target=renewing, name="lease", daemon=True)
-    keeper.start()
-    reference = ClaimRef(
-        mission_id=claim.mission_id,
-        revision_id=claim.revision_id,
-        n=claim.n,
-        epoch=claim.epoch,
-        token=claim.token,
-    )
-    try:
-        yield reference
-    except claims.LeaseLost:
-        raise
-    except Exception as error:
-        fatal = isinstance(error, StarloomError) and not error.retryable
-        record = (
-            error.as_dict()
-            if isinstance(error, StarloomError)
-            else {"code": "unexpected", "message": f"{type(error).__name__}: {error}", "retryable": True}
-        )
-        claims.fail(hub.archive, claim, record, fatal=fatal, max_attempts=hub.settings.stack_attempts)
-        raise
-    finally:
-        stop.set()
-        keeper.join(timeout=hub.settings.lease_renew_s)
-        shutil.rmtree(workdir(hub, reference), ignore_errors=True)
-
-
-def _keep_lease(hub: Hub, claim: claims.Claim, stop: threading.Event) -> None:
-    while not stop.wait(hub.settings.lease_renew_s):
-        try:
-            claims.renew(hub.archive, claim, hub.settings.lease_s)
-        except claims.LeaseLost:
-            log.warning("mission=%s r%d epoch %d: lease lost", claim.mission_id, claim.n, claim.epoch)
-            return
-        except StarloomError as error:
-            # The archive may be back before the lease runs out; publish checks the epoch in any case.
-            log.warning("mission=%s lease not renewed: %s", claim.mission_id, error)
-
-
-def workdir(hub: Hub, claim: ClaimRef) -> Path:
-    """Return the working folder of a claim."""
-    return hub.settings.home / "work" / claim.mission_id / f"r{claim.n}e{claim.epoch}"
 
 
 def bind_and_plan(hub: Hub, claim: ClaimRef) -> list[PlanRef]:
@@ -178,7 +64,7 @@ def bind_and_plan(hub: Hub, claim: ClaimRef) -> list[PlanRef]:
     if not bound:
         raise StarloomError(
             f"mission {claim.mission_id} has no usable frame",
-            code="no-usable-frames",
+            code=NO_FRAMES,
             hint="`starloom frames list --mission` says why each was refused; requeue them or send better ones.",
         )
     if claims.settle_unchanged(hub.archive, claim.claim()):
@@ -246,7 +132,14 @@ def _fetch(hub: Hub, item: claims.BoundInput, folder: Path) -> InputFrame:
 
 
 def stack_tiles(batch: TileBatch) -> None:
-    """Carry out a work unit; tiles already there are kept."""
+    """Carry out a work unit; tiles already there are kept.
+
+    Raises
+    ------
+    LeaseLost
+        The claim has been lost meanwhile: nobody waits for its tiles.
+    """
+    check_held(batch.unit.parent.parent)
     run_unit(batch.unit)
 
 
@@ -316,6 +209,11 @@ def publish(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
 
 
 def _tell_the_nodes(hub: Hub, claim: ClaimRef, reports: Sequence[FrameReport]) -> None:
+    """Write the receipts of the frames in a stack.
+
+    A later revision's word is never written over: after each receipt it is asked whether this is still the newest,
+    so that a holder that slept meanwhile corrects its last one and is silent.
+    """
     total = sum(report.weight for report in reports) or 1.0
     for report in reports:
         with hub.archive.session() as session:
@@ -334,3 +232,10 @@ def _tell_the_nodes(hub: Hub, claim: ClaimRef, reports: Sequence[FrameReport]) -
                 "registration_rms_px": report.registration_rms_px,
             },
         )
+        with hub.archive.session() as session:
+            newest = claims.newest_revision(session, claim.mission_id)
+        if newest != claim.n:
+            write_receipt(hub, frame)
+            return
+    with hub.archive.transaction() as session:
+        claims.note_told(session, claim.revision_id)

@@ -9,20 +9,24 @@ from sqlalchemy.engine import make_url
 from sqlmodel import Session, col, func, select
 
 from starloom.archive import Archive, frames, staleness
-from starloom.archive.events import open_events
+from starloom.archive.events import open_events, surplus_runs
 from starloom.archive.models import Frame, Mission
 from starloom.dispatch.embedded import Embedded
 from starloom.dispatch.heartbeat import Heartbeat
 from starloom.dispatch.rest import PrefectApi
+from starloom.dispatch.stuck import late_runs, stuck
 from starloom.errors import StarloomError
 from starloom.lake import connect
 from starloom.settings import Settings
 
+DAY_S = 86400.0
+
 
 def overview(settings: Settings) -> dict[str, Any]:
-    """Return services, frames by state, missions by status, stale stacks and open events.
+    """Return services, frames by state, missions by status, what is stuck, stale stacks, open events, counts.
 
-    Asks everything, changes nothing.
+    Asks everything, changes nothing. ``stuck`` says since when, why, and what will happen: see
+    `starloom.dispatch.stuck`.
     """
     url = settings.archive_url.get_secret_value()
     services = [
@@ -31,15 +35,20 @@ def overview(settings: Settings) -> dict[str, Any]:
         _row("prefect", lambda: _ping_prefect(settings), settings.prefect_api_url or "not configured"),
     ]
     services += [_program(settings, "worker"), _program(settings, "relay", Heartbeat(settings.home, "relay"))]
-    found: dict[str, Any] = {"services": services, "frames": [], "missions": [], "stale": [], "events": []}
+    tables = ("frames", "missions", "stuck", "stale", "events", "counts")
+    found: dict[str, Any] = {"services": services, **{name: [] for name in tables}}
     if services[1]["state"] == "up":
         archive = Archive(url)
         try:
             with archive.session() as session:
                 found |= _waiting(session)
+                found["stuck"] = stuck(session, relay_alive=services[-1]["state"] == "up")
         except StarloomError as error:  # an archive without tables answers, but holds nothing yet
             services[1] |= {"state": "silent", "detail": error.message}
         archive.dispose()
+    if services[2]["state"] == "up":
+        with PrefectApi.from_settings(settings) as api:
+            found["stuck"] += late_runs(api)
     return found
 
 
@@ -112,6 +121,9 @@ def _waiting(session: Session) -> dict[str, Any]:
         "stale": [
             {"mission_id": mission_id, "why": staleness.in_words(changes)}
             for mission_id, changes in sorted(staleness.why_stale(session).items())
+        ],
+        "counts": [
+            {"what": "runs of the last day that found their mission taken", "count": surplus_runs(session, DAY_S)},
         ],
         "events": [
             {

@@ -2,7 +2,9 @@
 
 An event stays open until its mission is claimed or the event is superseded. Prefect may lose what it accepted and
 may fire twice; the claim makes the second harmless, and looking again makes the first a delay. Any number of
-relays may run: an attempt is taken in the archive before Prefect is told.
+relays may run: an attempt is taken in the archive before Prefect is told, and counts only when Prefect has been.
+
+The relay also gives missions back whose holder fell silent, so that this needs no run of Prefect's.
 """
 
 from __future__ import annotations
@@ -10,17 +12,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlmodel import Session
-
-from starloom.archive import arrivals, events
+from starloom.archive import alarms, events
 from starloom.archive.engine import Archive, database_now
-from starloom.archive.models import Mission, StatusEvent
+from starloom.archive.giving_back import Budget
+from starloom.archive.models import StatusEvent
+from starloom.archive.reconciling import reconcile
 from starloom.dispatch.heartbeat import Heartbeat
-from starloom.dispatch.rest import LIVING, PrefectApi
+from starloom.dispatch.rest import LIVING, PrefectApi, Said
+from starloom.dispatch.waiting import reasons_to_wait
 from starloom.errors import StarloomError, Unavailable
 from starloom.settings import Settings
 
@@ -34,12 +38,19 @@ FIRST_WAIT_S = 30.0
 MAX_WAIT_S = 600.0
 #: Events published in vain before the relay makes the run itself.
 EVENTS_FIRST = 2
+#: Prefect is told of so many events in one request, and makes so many runs one after the other (0.4 s each).
+EVENTS_AT_ONCE, RUNS_AT_ONCE = 200, 8
+#: An attempt that was taken and not told, because its relay died, comes again after this long.
+TELL_S = 15.0
 SETTLE_LOOK_S = 2.0
-#: Runs of stack-mission that may wait or work at once; more events stay in the archive, where they are safe.
-MAX_OUTSTANDING = 50
-#: A run claims its mission seconds after it starts. One that is pending or running for this long and has not,
-#: died with its worker: Prefect shows it as running for ever. One that is scheduled waits for a worker.
-STUCK_AFTER_S = 600.0
+#: Attempts in vain after which somebody should know: the event is told as ``starloom.mission.unclaimed``.
+WORRY_AFTER = 5
+#: A run claims its mission seconds after it has started. One that calls itself running or pending for this long
+#: and has not, died with its worker, or soon finds itself the second of two, which is harmless. One that is
+#: scheduled waits for a worker.
+STUCK_AFTER_S = {"RUNNING": 45.0, "PENDING": 75.0, "CANCELLING": 45.0}
+#: Leases and unheard missions are looked at so often.
+RECONCILE_S = 5.0
 
 
 @dataclass
@@ -56,17 +67,25 @@ class Relay:
     archive: Archive
     prefect: PrefectApi
     _wake: threading.Event = field(default_factory=threading.Event)
+    _reconcile_at: float = 0.0
 
-    def run(self, stop: threading.Event) -> None:
-        """Work until told to stop. An archive or server that does not answer is tried again for ever."""
+    def run(self, stop: threading.Event, *, heard: Callable[[str], None] = lambda trouble: None) -> None:
+        """Work until told to stop. An archive or server that does not answer is tried again for ever.
+
+        Parameters
+        ----------
+        heard
+            Called after every round with what troubled it, for `starloom.dispatch.health`.
+        """
         if not self.archive.is_sqlite:
             threading.Thread(target=self._listen, args=(stop,), name="listen", daemon=True).start()
         heartbeat = Heartbeat(self.settings.home, "relay")
         troubles = 0
         while not stop.is_set():
-            trouble = ""
+            trouble, published = "", 0
             try:
-                self.once()
+                self._reconcile_now_and_then()
+                published = self.once()
             except StarloomError as error:
                 trouble = f"{error.message} ({error.code})"
                 log.warning("relay: %s; trying again", trouble)
@@ -74,9 +93,14 @@ class Relay:
                 trouble = f"{type(error).__name__}: {error}"
                 log.exception("relay: unexpected; trying again")
             troubles = troubles + 1 if trouble else 0
+            if trouble:
+                # Holders could not renew their leases either; they are back within a renewal.
+                self._reconcile_at = time.monotonic() + 2 * self.settings.lease_renew_s
             pause = min(self.settings.relay_poll_s * 2.0 ** min(troubles, 5), 30.0)
             heartbeat.beat(trouble=trouble, next_s=pause)
-            self._sleep(pause, stop)
+            heard(trouble)
+            if not published:
+                self._sleep(pause, stop)
         heartbeat.stop()
 
     def _sleep(self, seconds: float, stop: threading.Event) -> None:
@@ -85,6 +109,26 @@ class Relay:
             if self._wake.wait(min(left, 0.5)):
                 self._wake.clear()
                 return
+
+    def _reconcile_now_and_then(self) -> None:
+        if time.monotonic() < self._reconcile_at:
+            return
+        self._reconcile_at = time.monotonic() + RECONCILE_S
+        reconcile(self.archive, Budget(self.settings.stack_attempts, self.settings.stack_retries))
+        self._tell_alarms()
+
+    def _tell_alarms(self) -> None:
+        """Publish what people must hear of: frames given up, bytes that are lost."""
+        with self.archive.session() as session:
+            due = alarms.due_alarms(session)
+        if due:
+            refused = self._emit(
+                {i: Said(one.event, one.resource, one.payload, one.key) for i, one in enumerate(due)}
+            )
+            for i, why in refused.items():
+                log.error("%s could not be told: %s", due[i].resource, why)
+            with self.archive.transaction() as session:
+                alarms.note_told(session, due)
 
     def once(self) -> int:
         """Go through the events that are due once; return how many were published.
@@ -95,97 +139,150 @@ class Relay:
             Archive or Prefect does not answer; nothing is lost, the events stay open.
         """
         with self.archive.session() as session:
-            spent = events.spent_events(session)
-        if spent:
-            self._tell_news()
-            with self.archive.transaction() as session:
-                events.supersede_spent(session)
-        with self.archive.session() as session:
-            if not events.due_events(session, 1):
+            if not events.open_events(session, 1):
                 return 0
+        self._tell_news()
+        with self.archive.transaction() as session:
+            events.supersede_spent(session)
+            due = events.due_events(session)
+        if not due:
+            return 0
         runs = [run for run in self.prefect.runs(DEPLOYMENT, states=LIVING) if not is_stuck(run)]
-        waiting: list[tuple[int, str]] = []
-        ready: list[tuple[StatusEvent, Mission]] = []
+        with self.archive.transaction() as session:
+            waiting = reasons_to_wait(session, due, runs, self.settings.settle_max_s)
+            events.postpone(session, waiting, SETTLE_LOOK_S)
+        room = self._room(runs)
+        ready = {event.id: event for event in due if event.id is not None and event.id not in waiting}
+        again = {event_id for event_id, event in ready.items() if event.publish_attempts >= EVENTS_FIRST}
+        published = 0
+        fresh = [event_id for event_id in ready if event_id not in again][:room]
+        for i in range(0, len(fresh), EVENTS_AT_ONCE):
+            published += self._deliver(ready, fresh[i : i + EVENTS_AT_ONCE])
+        for event_id in sorted(again)[: min(max(room - published, 0), RUNS_AT_ONCE)]:
+            published += self._deliver(ready, [event_id])
+        return published
+
+    def _room(self, runs: list[dict[str, Any]]) -> int:
+        """Return how many runs more may wait or work at once; further events stay in the archive, safe.
+
+        What counts: missions that are held, runs that wait to claim one, and events whose run has not come yet.
+        """
         with self.archive.session() as session:
-            for event, mission in events.due_events(session):
-                assert event.id is not None
-                reason = self._reason_to_wait(session, event, mission, runs)
-                if reason is None:
-                    ready.append((event, mission))
-                else:
-                    waiting.append((event.id, reason))
-        if waiting:
-            with self.archive.transaction() as session:
-                for event_id, reason in waiting:
-                    events.postpone(session, event_id, SETTLE_LOOK_S, reason)
-        room = max(MAX_OUTSTANDING - len(runs), 0)
-        return sum(self._deliver(event, mission) for event, mission in ready[:room])
+            holders, awaited = events.holders(session), events.awaited(session)
+        idle = [run for run in runs if str(run.get("id")) not in holders]
+        coming = awaited - {run.get("parameters", {}).get("event_id") for run in idle}
+        return max(self.settings.max_outstanding_runs - len(holders) - len(idle) - len(coming), 0)
 
     def _tell_news(self) -> None:
         """Publish how missions ended, ``starloom.mission.failed`` and the like, for people's automations.
 
-        Before these events are closed: if Prefect is down they are told later, if two relays run perhaps twice.
+        Before these events are closed: if Prefect is down they are told later, if two relays run under one id.
         """
         with self.archive.session() as session:
             news = events.news(session)
+        if not news:
+            return
+        said: dict[int, Said] = {}
         for event, mission in news:
+            assert event.id is not None
             word = event.new_status.lower()
-            said = {
+            failed = word == "failed"
+            payload = {
                 "mission_id": mission.id,
                 "event_id": event.id,
-                "code": mission.failure_code if word == "failed" else None,
-                "hint": mission.failure_hint if word == "failed" else None,
+                "code": mission.failure_code if failed else None,
+                "hint": mission.failure_hint if failed else None,
             }
-            self.prefect.emit(f"starloom.mission.{word}", f"starloom.mission.{mission.id}", said)
-            if word == "failed":
+            said[event.id] = Said(
+                f"starloom.mission.{word}", f"starloom.mission.{mission.id}", payload, _key(event, word)
+            )
+            if failed:
                 log.error("mission=%s FAILED: %s: %s", mission.id, mission.failure_code, mission.failure_hint)
-
-    def _deliver(self, event: StatusEvent, mission: Mission) -> bool:
-        """Take the next attempt at an event, tell Prefect, and give the attempt back if that failed."""
-        assert event.id is not None
-        attempt = event.publish_attempts + 1
-        how = "event published" if attempt <= EVENTS_FIRST else "run created"
-        wait = min(FIRST_WAIT_S * 2.0 ** (attempt - 1), MAX_WAIT_S)
+        refused = self._emit(said)
         with self.archive.transaction() as session:
-            if not events.take_attempt(session, event.id, attempt, wait, f"{how}, attempt {attempt}"):
-                return False
+            events.close_told(session, said.keys() - refused.keys(), "told")
+            for event_id, why in refused.items():
+                # No news is worth that the events behind it wait for ever.
+                log.error("event=%d could not be told: %s", event_id, why)
+                events.close_told(session, [event_id], f"not told: {why}")
+
+    def _emit(self, said: dict[int, Said]) -> dict[int, str]:
+        """Publish events together; return those that Prefect refuses, with its reason."""
         try:
-            self._tell(event, attempt)
+            self.prefect.emit_all(list(said.values()))
+        except Unavailable:
+            raise
         except StarloomError as error:
+            if len(said) == 1:
+                return dict.fromkeys(said, error.message)
+            # One of them is not to its liking; the others must not suffer for it.
+            return {key: why for key, one in said.items() for why in self._emit({key: one}).values()}
+        return {}
+
+    def _deliver(self, ready: dict[int, StatusEvent], event_ids: list[int]) -> int:
+        """Take the next attempts at events, tell Prefect, and count them told, or give them back.
+
+        A relay that dies between the two leaves attempts that come again by themselves after `TELL_S`.
+        """
+        with self.archive.transaction() as session:
+            taken = events.take_attempts(session, event_ids, TELL_S)
+        if not taken:
+            return 0
+        try:
+            refused = self._tell({event_id: ready[event_id] for event_id in taken}, taken)
+        except Unavailable as error:
             with self.archive.transaction() as session:
-                pause = SETTLE_LOOK_S if isinstance(error, Unavailable) else FIRST_WAIT_S
-                events.give_attempt_back(session, event.id, attempt, pause, error.message)
-            if isinstance(error, Unavailable):
+                events.give_attempts_back(session, taken, SETTLE_LOOK_S, error.message)
+            raise
+        told = {event_id: attempt for event_id, attempt in taken.items() if event_id not in refused}
+        with self.archive.transaction() as session:
+            events.attempts_told(session, told, wait_s, note)
+            for event_id, why in refused.items():
+                events.give_attempts_back(session, {event_id: taken[event_id]}, FIRST_WAIT_S, why)
+                log.error("mission=%s event=%d refused: %s", ready[event_id].mission_id, event_id, why)
+        for event_id, attempt in told.items():
+            log.info("mission=%s event=%d %s", ready[event_id].mission_id, event_id, note(attempt))
+        return len(told)
+
+    def _tell(self, wanted: dict[int, StatusEvent], taken: dict[int, int]) -> dict[int, str]:
+        """Publish events, or make runs of those that were published in vain; return the refused ones, and why."""
+        said: dict[int, Said] = {}
+        refused: dict[int, str] = {}
+        for event_id, event in wanted.items():
+            attempt, resource = taken[event_id], f"starloom.mission.{event.mission_id}"
+            parameters = {"mission_id": event.mission_id, "event_id": event_id}
+            if attempt <= EVENTS_FIRST:
+                said[event_id] = Said(EVENT, resource, parameters, _key(event, f"attempt {attempt}"))
+                continue
+            try:
+                self.prefect.create_run(
+                    DEPLOYMENT, parameters, idempotency_key=f"{event_id}:{attempt}:{_stamp(event)}"
+                )
+            except Unavailable:
                 raise
-            log.error("mission=%s event=%d refused: %s", mission.id, event.id, error.message)
-            return False
-        log.info("mission=%s event=%d %s (attempt %d)", mission.id, event.id, how, attempt)
-        return True
+            except StarloomError as error:
+                refused[event_id] = error.message
+            if attempt == WORRY_AFTER:
+                since = event.created_at.isoformat()
+                log.error(
+                    "mission=%s event=%d: told %d times since %s", event.mission_id, event_id, attempt, since
+                )
+                worry = {**parameters, "attempts": attempt, "since": since}
+                self._emit({event_id: Said("starloom.mission.unclaimed", resource, worry, _key(event, "worry"))})
+        if said:
+            refused |= self._emit(said)
+        return refused
 
-    def _tell(self, event: StatusEvent, attempt: int) -> None:
-        parameters = {"mission_id": event.mission_id, "event_id": event.id}
-        if attempt <= EVENTS_FIRST:
-            self.prefect.emit(EVENT, f"starloom.mission.{event.mission_id}", parameters)
-            return
-        # Prefect keeps a key for ever. Mission and time set apart the events of an archive that was made anew, and
-        # of two hubs on one server, which count from 1 as well.
-        key = f"{event.id}:{attempt}:{event.mission_id}:{event.created_at:%Y%m%dT%H%M%S.%f}"
-        self.prefect.create_run(DEPLOYMENT, parameters, idempotency_key=key)
-
-    def _reason_to_wait(
-        self, session: Session, event: StatusEvent, mission: Mission, runs: list[dict[str, Any]]
-    ) -> str | None:
-        for run in runs:
-            said = run.get("parameters", {})
-            # A run for an older event of the mission does not count: it finds that event superseded.
-            if said.get("mission_id") == mission.id and said.get("event_id") == event.id:
-                return f"run {run.get('name')} is {str(run.get('state_type')).lower()}"
-        if events.is_held(session, mission.id):
-            return "the mission is being stacked"
-        bound = event.created_at + timedelta(seconds=self.settings.settle_max_s)
-        if database_now(session) < bound and (flying := arrivals.in_flight(session, mission.id)):
-            return f"{flying} frames in flight"
-        return None
+    def health(self) -> dict[str, Any]:
+        """Return what `starloom.dispatch.health` tells of the archive: ages in seconds, None where none is."""
+        with self.archive.session() as session:
+            now = database_now(session)
+            oldest, claimed = events.oldest_open(session), events.newest_claim(session)
+        return {
+            "oldest_open_event": None if oldest is None else oldest[0],
+            "oldest_open_event_s": None if oldest is None else (now - oldest[1]).total_seconds(),
+            "newest_claim_s": None if claimed is None else (now - claimed).total_seconds(),
+        }
 
     def _listen(self, stop: threading.Event) -> None:
         """Wake the loop when PostgreSQL notifies; losing the connection costs only the polling interval."""
@@ -205,9 +302,30 @@ class Relay:
                 stop.wait(5.0)
 
 
+def wait_s(attempt: int) -> float:
+    """Return how long an event is given to be claimed after an attempt, before the next."""
+    return min(FIRST_WAIT_S * 2.0 ** (attempt - 1), MAX_WAIT_S)
+
+
+def note(attempt: int) -> str:
+    """Return in words what an attempt does."""
+    return f"{'event published' if attempt <= EVENTS_FIRST else 'run created'}, attempt {attempt}"
+
+
+def _stamp(event: StatusEvent) -> str:
+    # Prefect keeps a key for ever. Mission and time set apart the events of an archive that was made anew, and of
+    # two hubs on one server, which count from 1 as well.
+    return f"{event.mission_id}:{event.created_at:%Y%m%dT%H%M%S.%f}"
+
+
+def _key(event: StatusEvent, what: str) -> str:
+    return f"{event.id}:{what}:{_stamp(event)}"
+
+
 def is_stuck(run: dict[str, Any]) -> bool:
     """Tell whether a run that calls itself alive has been pending or running too long to be merely waiting."""
-    if run.get("state_type") == "SCHEDULED":
+    limit = STUCK_AFTER_S.get(str(run.get("state_type")))
+    if limit is None:
         return False
     since = datetime.fromisoformat((run.get("state") or {}).get("timestamp") or run["created"])
-    return datetime.now(UTC) - since > timedelta(seconds=STUCK_AFTER_S)
+    return (datetime.now(UTC) - since).total_seconds() > limit

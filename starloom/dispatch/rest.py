@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import time
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4, uuid5
 
 import httpx
 
@@ -21,6 +23,27 @@ BUSY_PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2)
 TAG = "starloom"
 #: States in which a run has not ended: it waits or works, it is not lost.
 LIVING = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
+
+
+_EVENTS = UUID("6f0d4d0a-6f1c-4d5e-9a1b-8a4d1a4f5b52")
+
+
+@dataclass(frozen=True)
+class Said:
+    """An event to be published.
+
+    Parameters
+    ----------
+    event, resource, payload
+        As Prefect names them.
+    key
+        What is said twice under one key has one id, and Prefect passes the second over (for five minutes).
+    """
+
+    event: str
+    resource: str
+    payload: dict[str, Any]
+    key: str = ""
 
 
 class PrefectApi:
@@ -112,14 +135,22 @@ class PrefectApi:
 
     def emit(self, event: str, resource: str, payload: dict[str, Any]) -> None:
         """Publish one event and see it accepted (accepted is not delivered: the caller checks for a run)."""
-        body = {
-            "occurred": datetime.now(UTC).isoformat(),
-            "event": event,
-            "resource": {"prefect.resource.id": resource, "prefect.resource.name": resource},
-            "payload": payload,
-            "id": str(uuid4()),
-        }
-        self._call("POST", "/events", [body])
+        self.emit_all([Said(event, resource, payload)])
+
+    def emit_all(self, events: Sequence[Said]) -> None:
+        """Publish events in one request, all or none of them accepted."""
+        now = datetime.now(UTC).isoformat()
+        body = [
+            {
+                "occurred": now,
+                "event": said.event,
+                "resource": {"prefect.resource.id": said.resource, "prefect.resource.name": said.resource},
+                "payload": said.payload,
+                "id": str(uuid5(_EVENTS, said.key)) if said.key else str(uuid4()),
+            }
+            for said in events
+        ]
+        self._call("POST", "/events", body)
 
     def deployment_id(self, name: str) -> str:
         """Return the id of a deployment ``flow/deployment``."""
@@ -177,12 +208,15 @@ class PrefectApi:
         """Return runs of a deployment, newest first, optionally in the given states only."""
         found: list[dict[str, Any]] = []
         flow_runs: dict[str, Any] = {"state": {"type": {"any_": list(states)}}} if states else {}
+        # By name, in one question: an id that was kept would miss a deployment that was deleted and made anew.
+        flow, _, name = deployment.partition("/")
         while True:
             page = self._call(
                 "POST",
                 "/flow_runs/filter",
                 {
-                    "deployments": {"id": {"any_": [self.deployment_id(deployment)]}},
+                    "flows": {"name": {"any_": [flow]}},
+                    "deployments": {"name": {"any_": [name]}},
                     "flow_runs": flow_runs,
                     "sort": "ID_DESC",
                     "limit": limit,
@@ -192,6 +226,19 @@ class PrefectApi:
             found += page
             if len(page) < limit:
                 return found
+
+    def late_runs(self, by: timedelta, limit: int) -> list[dict[str, Any]]:
+        """Return the runs of this project's deployments that should have started ``by`` ago, oldest first."""
+        body = {
+            "deployments": {"tags": {"all_": [TAG]}},
+            "flow_runs": {
+                "state": {"type": {"any_": ["SCHEDULED"]}},
+                "expected_start_time": {"before_": (datetime.now(UTC) - by).isoformat()},
+            },
+            "sort": "EXPECTED_START_TIME_ASC",
+            "limit": limit,
+        }
+        return list(self._call("POST", "/flow_runs/filter", body))
 
     def crash_orphans(self, pool: str) -> int:
         """Mark the runs of a pool that nobody works on any more as crashed; return how many.

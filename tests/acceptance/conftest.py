@@ -17,6 +17,7 @@ import starloom.calibration.step as calibration_step
 import starloom.coadd.step as coadd_step
 import starloom.frames.step as frames_step
 import starloom.photometry.step as photometry_step
+from starloom import holding
 from starloom.archive import events, missions
 from starloom.archive.models import Frame, Photometry, RevisionInput, Solution
 from starloom.batches import advance
@@ -37,7 +38,7 @@ class Revision:
     """One published revision: plans, products as files, and what it cost."""
 
     plans: list[StackPlan]
-    published: coadd_step.StackRef
+    published: holding.StackRef
     files: list[Path]
     wall_s: float
     cpu_s: float
@@ -98,7 +99,7 @@ class Night:
             event = [event for event, _ in events.open_events(session) if event.mission_id == mission][-1]
         assert event.id is not None
         wall, cpu = time.monotonic(), time.process_time()
-        with coadd_step.claimed(self.hub, mission, event.id, holder="acceptance") as claim:
+        with holding.claimed(self.hub, mission, event.id, holder="acceptance") as claim:
             references = coadd_step.bind_and_plan(self.hub, claim)
             plans = [read_plan(r.folder / PLAN_NAME) for r in references]
             for reference in references:

@@ -13,8 +13,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlmodel import SQLModel, select
 
-from starloom.archive import Archive, claims, staleness
+from starloom.archive import Archive, claims, giving_back, staleness
 from starloom.archive.engine import database_now
+from starloom.archive.giving_back import Budget
 from starloom.archive.models import (
     Frame,
     Mission,
@@ -198,7 +199,7 @@ def test_a_silent_holder_is_replaced_and_publishes_nothing(archive: Archive) -> 
     add_ready_frame(archive, "first")
     old = claims.claim(archive, "550", set_status(archive, "550", "COMPLETE"), "old", -1)
     claims.bind(archive, old, {}, 1)
-    assert claims.expire_leases(archive, max_attempts=3) == 1
+    assert giving_back.expire_leases(archive, Budget()) == ["550"]
     event = events(archive)[-1]
     assert (event.old_status, event.new_status, event.state) == ("STACKING", "COMPLETE", "open")
     assert event.id is not None
@@ -223,7 +224,7 @@ def test_a_renewed_lease_is_not_freed(archive: Archive) -> None:
     add_mission(archive)
     held = claims.claim(archive, "550", set_status(archive, "550", "COMPLETE"), "a", -1)
     claims.renew(archive, held, 60)
-    assert claims.expire_leases(archive, max_attempts=3) == 0
+    assert giving_back.expire_leases(archive, Budget()) == []
 
 
 def test_complete_by_hand_during_stacking_asks_for_the_next_revision(archive: Archive) -> None:
@@ -243,7 +244,7 @@ def test_failures_are_tried_again_then_told(archive: Archive) -> None:
     event = set_status(archive, "550", "COMPLETE")
     for attempt in range(3):
         claim = claims.claim(archive, "550", event, f"try {attempt}", 60)
-        claims.fail(archive, claim, {"code": "no-space", "hint": "Free some."}, fatal=False, max_attempts=3)
+        giving_back.fail(archive, claim, {"code": "no-space", "hint": "Free some."}, fatal=False, budget=Budget())
         event = events(archive)[-1].id or 0
     with archive.session() as session:
         mission = session.get(Mission, "550")
@@ -255,6 +256,7 @@ def test_failures_are_tried_again_then_told(archive: Archive) -> None:
 def test_the_same_event_is_claimed_once(archive: Archive) -> None:
     add_mission(archive)
     event = set_status(archive, "550", "COMPLETE")
-    claims.fail(archive, claims.claim(archive, "550", event, "a", 60), {"code": "x"}, fatal=False)
+    claim = claims.claim(archive, "550", event, "a", 60)
+    giving_back.fail(archive, claim, {"code": "x"}, fatal=False, budget=Budget())
     with pytest.raises(claims.AlreadyClaimed):
         claims.claim(archive, "550", event, "b", 60)

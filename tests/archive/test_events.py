@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import text
-from sqlmodel import select
+from sqlmodel import Session, select
 
 from starloom.archive import Archive, claims, events
 from starloom.archive.models import Mission, StatusEvent
@@ -35,55 +35,99 @@ def newest(archive: Archive) -> StatusEvent:
 
 def due(archive: Archive, limit: int = 500) -> list[str]:
     with archive.session() as session:
-        return [mission.id for _, mission in events.due_events(session, limit)]
+        return [event.mission_id for event in events.due_events(session, limit)]
 
 
 def test_events_that_wait_hide_no_new_one(archive: Archive) -> None:
     for i in range(3):
         add(archive, f"m{i}")
     with archive.transaction() as session:
-        for event, mission in events.open_events(session):
-            if mission.id != "m2":
-                events.postpone(session, event.id or 0, 60.0, "it waits")
+        waiting = {event.id or 0: "it waits" for event, m in events.open_events(session) if m.id != "m2"}
+        events.postpone(session, waiting, 60.0)
     assert due(archive, limit=1) == ["m2"]
     with archive.transaction() as session:
         session.connection().execute(text("UPDATE status_event SET next_publish_at = created_at"))
     assert set(due(archive)) == {"m0", "m1", "m2"}
 
 
-def test_an_attempt_is_taken_once(archive: Archive) -> None:
+def told(session: Session, taken: dict[int, int], wait_s: float = 60.0) -> None:
+    events.attempts_told(session, taken, lambda _: wait_s, lambda attempt: f"published, attempt {attempt}")
+
+
+def test_an_attempt_is_taken_once_and_counts_when_it_was_told(archive: Archive) -> None:
     event = add(archive, "m")
     start = threading.Barrier(4)
 
-    def take(_: int) -> bool:
+    def take(_: int) -> dict[int, int]:
         start.wait()
         with archive.transaction() as session:
-            return events.take_attempt(session, event, 1, 60.0, "published")
+            return events.take_attempts(session, [event], 60.0)
 
     with ThreadPoolExecutor(4) as pool:
-        assert sorted(pool.map(take, range(4))) == [False, False, False, True]
-    assert newest(archive).publish_attempts == 1
+        assert sorted(map(len, pool.map(take, range(4)))) == [0, 0, 0, 1]
+    assert (newest(archive).publish_attempts, newest(archive).note) == (0, "telling Prefect")
     assert due(archive) == []
     with archive.transaction() as session:
-        events.give_attempt_back(session, event, 1, 0.0, "Prefect is down")
-        events.give_attempt_back(session, event, 1, 0.0, "a second time changes nothing")
+        told(session, {event: 1})
+        told(session, {event: 1})  # by a relay that was slow: counted once
+    assert (newest(archive).publish_attempts, newest(archive).note) == (1, "published, attempt 1")
+    assert newest(archive).published_at is not None
+    assert due(archive) == []
+
+
+def test_an_attempt_whose_relay_died_comes_again_under_its_number(archive: Archive) -> None:
+    event = add(archive, "m")
+    with archive.transaction() as session:
+        assert events.take_attempts(session, [event], 0.0) == {event: 1}
+    assert due(archive) == ["m"]
+    with archive.transaction() as session:
+        assert events.take_attempts(session, [event], 0.0) == {event: 1}
+        events.give_attempts_back(session, {event: 1}, 0.0, "Prefect is down")
     assert (newest(archive).publish_attempts, newest(archive).note) == (0, "Prefect is down")
     with archive.transaction() as session:
-        assert not events.take_attempt(session, event, 2, 60.0, "out of turn")
-        assert events.take_attempt(session, event, 1, 60.0, "published")
+        told(session, events.take_attempts(session, [event], 60.0), wait_s=0.0)
+        events.give_attempts_back(session, {event: 1}, 0.0, "too late: somebody has told it")
+        assert events.take_attempts(session, [event], 60.0) == {event: 2}
+
+
+def test_attempts_of_a_page_are_taken_together_and_those_of_others_left(archive: Archive) -> None:
+    ids = [add(archive, f"m{i}") for i in range(4)]
+    with archive.transaction() as session:
+        assert events.take_attempts(session, ids[:2], 60.0) == dict.fromkeys(ids[:2], 1)
+        assert events.take_attempts(session, ids, 60.0) == dict.fromkeys(ids[2:], 1)
+        assert events.take_attempts(session, ids, 60.0) == {}
+        assert events.take_attempts(session, [], 60.0) == {}
 
 
 def test_nobody_takes_an_attempt_at_an_event_that_is_claimed(archive: Archive) -> None:
     event = add(archive, "m")
-    claims.claim(archive, "m", event, "me", 60)
     with archive.transaction() as session:
-        assert not events.take_attempt(session, event, 1, 60.0, "late")
-        events.postpone(session, event, 60.0, "late")
-        assert events.is_held(session, "m")
+        taken = events.take_attempts(session, [event], 60.0)
+    claims.claim(archive, "m", event, "me", 60)  # its run was quicker than the relay's last word
+    with archive.transaction() as session:
+        assert events.take_attempts(session, [event], 60.0) == {}
+        events.postpone(session, {event: "late"}, 60.0)
+        assert events.held_missions(session, ["m", "other"]) == {"m"}
+        assert events.holders(session) == {"me"}
+        told(session, taken)
+        assert events.awaited(session) == set()
     with archive.session() as session:
         claimed = session.get(StatusEvent, event)
     assert claimed is not None
-    assert (claimed.state, claimed.note) == ("claimed", None)
+    assert (claimed.state, claimed.publish_attempts) == ("claimed", 1)
+
+
+def test_only_what_asks_for_work_is_due(archive: Archive) -> None:
+    add(archive, "m")
+    again = set_status(archive, "m", "OPEN") + 1
+    assert set_status(archive, "m", "COMPLETE") == again
+    for i, status in enumerate(("STACKING", "STACKED", "FAILED", "CANCELLED")):
+        set_status(archive, "m", "OPEN")
+        add(archive, f"n{i}", status)
+    assert due(archive) == []  # nothing has been closed, and none of these asks for work
+    last = set_status(archive, "m", "COMPLETE")
+    with archive.session() as session:
+        assert [event.id for event in events.due_events(session)] == [last]
 
 
 @pytest.mark.parametrize("status", ["OPEN", "CANCELLED", "FAILED", "STACKED"])
@@ -91,11 +135,13 @@ def test_whatever_a_mission_becomes_its_older_wish_is_spent(archive: Archive, st
     first = add(archive, "m")
     set_status(archive, "m", status)
     with archive.session() as session:
-        assert set(events.spent_events(session)) == {first, newest(archive).id}
         assert [event.new_status for event, _ in events.news(session)] == [s for s in [status] if s != "OPEN"]
+        told = [event.id or 0 for event, _ in events.news(session)]
     again = set_status(archive, "m", "COMPLETE")
     with archive.transaction() as session:
-        assert events.supersede_spent(session) == 2
+        # The first, and OPEN: news stay until they have been told.
+        assert events.supersede_spent(session) == 2 - len(told)
+        events.close_told(session, [*told, first, again], "told")
         assert [event.id for event, _ in events.open_events(session)] == [again]
         assert events.supersede_spent(session) == 0
 
@@ -113,7 +159,9 @@ def test_what_no_event_announced_is_announced_once(archive: Archive) -> None:
     add(archive, "other", "OPEN")
     with archive.transaction() as session:
         assert events.announce_unheard(session) == []
+        assert not events.has_unheard(session)
         session.connection().execute(text("UPDATE status_event SET state = 'superseded'"))
+        assert events.has_unheard(session)
         assert events.announce_unheard(session) == ["m"]
         assert events.announce_unheard(session) == []
     found = newest(archive)

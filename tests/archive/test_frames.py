@@ -134,17 +134,17 @@ def test_parked_frames_come_due_and_are_given_up_in_the_end(archive: Archive) ->
     frame_id = land(archive)
     error = {"code": "lake-unavailable", "message": "no answer"}
     with archive.transaction() as session:
-        dispositions.park(session, frame_id, error, 3600.0)
+        dispositions.park(session, frame_id, error, 3600.0, budget=12)
     with archive.session() as session:
         assert frames.due(session, 10) == []
     with archive.transaction() as session:
-        dispositions.park(session, frame_id, error, 0.0)
+        dispositions.park(session, frame_id, error, 0.0, budget=12)
         assert [f.id for f in frames.due(session, 10)] == [frame_id]
         frames.hold(session, [frame_id])
         assert frames.due(session, 10) == []
-        for _ in range(frames.ATTEMPTS):
-            frame = dispositions.park(session, frame_id, error, 0.0)
-    assert (frame.disposition, frame.disposition_code) == ("quarantined", "retries-exhausted")
+        for _ in range(12):
+            frame = dispositions.park(session, frame_id, error, 0.0, budget=12)
+    assert (frame.disposition, frame.disposition_code) == ("quarantined", "retries-spent")
     with archive.transaction() as session:
         assert dispositions.requeue(session, frame_id).ingest == "pending"
         assert [f.id for f in frames.due(session, 10)] == [frame_id]
@@ -217,13 +217,12 @@ def test_spent_events_are_superseded_and_one_stays_open(archive: Archive) -> Non
         assert events.supersede_spent(session) == 2
         ((event, mission),) = events.open_events(session)
         assert (event.new_status, mission.status) == ("COMPLETE", "COMPLETE")
-        assert events.take_attempt(session, event.id or 0, 1, 10.0, "published")
-        assert event.publish_attempts == 1
-        assert event.next_publish_at is not None
+        assert events.take_attempts(session, [event.id or 0], 10.0) == {event.id: 1}
     with archive.transaction() as session:
         missions.set_status(session, "550", "CANCELLED")
     with archive.transaction() as session:
-        assert events.supersede_spent(session) == 2
+        assert events.supersede_spent(session) == 1
+        events.close_told(session, [e.id or 0 for e, _ in events.news(session)], "told")
         assert events.open_events(session) == []
         notes = session.exec(select(StatusEvent.note)).all()
         assert any("CANCELLED" in (note or "") for note in notes)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from starloom.archive import Archive, claims, dispositions, frames, missions, results, staleness
+from starloom.archive import Archive, claims, dispositions, frames, giving_back, missions, results, staleness
 from starloom.archive.engine import database_now
+from starloom.archive.giving_back import Budget
 from starloom.archive.models import Calibration, Frame, Instrument, Master, Mission, Node, Photometry, Solution
 
 START = datetime(2025, 12, 1, 1, 30, tzinfo=UTC)
@@ -127,7 +128,7 @@ def bind_now(archive: Archive) -> list[claims.BoundInput]:
         event = max(e.id or 0 for e in session.exec(select(StatusEvent)).all())
     claim = claims.claim(archive, "550", event, "test", 60)
     bound = claims.bind(archive, claim, {}, 1)
-    claims.fail(archive, claim, {"code": "test"}, fatal=False)
+    giving_back.fail(archive, claim, {"code": "test"}, fatal=False, budget=Budget())
     return bound
 
 

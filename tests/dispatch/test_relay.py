@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import text
 from sqlmodel import select
 
-from starloom.archive import Archive, claims
-from starloom.archive.models import Frame, StatusEvent
+from starloom.archive import Archive, claims, dispositions
+from starloom.archive.models import Frame, Mission, RawCheck, StatusEvent
+from starloom.dispatch import health
 from starloom.dispatch import relay as relaying
 from starloom.dispatch.heartbeat import Heartbeat
 from starloom.dispatch.relay import DEPLOYMENT, Relay
-from starloom.dispatch.rest import PrefectApi
+from starloom.dispatch.rest import PrefectApi, Said
 from starloom.dispatch.services import free_port
-from starloom.errors import Unavailable
+from starloom.errors import StarloomError, Unavailable
 from starloom.settings import Settings
 from tests.dispatch.server import RunningPrefect
 
@@ -98,7 +101,7 @@ def test_a_run_that_is_scheduled_waits_and_is_not_lost(
     api._call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": "RUNNING"}, "force": True})
     assert relay.once() == 0
     assert "is running" in (newest_event(archive).note or "")
-    monkeypatch.setattr(relaying, "STUCK_AFTER_S", 0.0)
+    monkeypatch.setattr(relaying, "STUCK_AFTER_S", {"RUNNING": 0.0})
     assert relay.once() == 1
 
 
@@ -190,27 +193,190 @@ def test_spent_events_are_closed_and_publish_nothing(
 class Listener(PrefectApi):
     """Hears what is published, and has no runs."""
 
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1/api")
+        self.heard: list[tuple[str, dict[str, Any]]] = []
+        self.made: list[tuple[str, dict[str, Any]]] = []
+
     def runs(self, *_: object, **__: object) -> list[dict[str, Any]]:
         return []
 
-    def emit(self, event: str, resource: str, payload: dict[str, Any]) -> None:
-        heard.append((event, payload))
+    def emit_all(self, events: Sequence[Said]) -> None:
+        self.heard += [(said.event, said.payload) for said in events]
+
+    def create_run(
+        self, deployment: str, parameters: dict[str, Any], *, idempotency_key: str, name: str | None = None
+    ) -> dict[str, Any]:
+        self.made.append((idempotency_key, parameters))
+        return {}
 
 
-heard: list[tuple[str, dict[str, Any]]] = []
+class Picky(Listener):
+    """Refuses what is said of one mission, and everything that is said together with it."""
+
+    def emit_all(self, events: Sequence[Said]) -> None:
+        if any(said.payload["mission_id"] == "bad" for said in events):
+            raise StarloomError("422: it does not like this", code="prefect-refused")
+        super().emit_all(events)
+
+
+class Dying(Listener):
+    """Takes its relay with it when it is told something, as kill -9 does: nothing is given back."""
+
+    def emit_all(self, events: Sequence[Said]) -> None:
+        super().emit_all(events)
+        raise SystemExit
+
+
+def add_missions(archive: Archive, *names: str, status: str = "COMPLETE") -> None:
+    with archive.transaction() as session:
+        session.add_all(Mission(id=name, status=status) for name in names)
 
 
 def test_the_end_of_a_mission_is_news_told_once(archive: Archive, mission: str, settings: Settings) -> None:
-    heard.clear()
     with archive.transaction() as session:
         session.connection().execute(text("UPDATE mission SET failure_code = 'no-usable-frames'"))
     set_status(archive, mission, "FAILED")
     event = newest_event(archive).id
-    with Listener("http://127.0.0.1:1/api") as api:
+    with Listener() as api:
         for _ in range(2):
             assert Relay(settings, archive, api).once() == 0
     said = {"mission_id": mission, "event_id": event, "code": "no-usable-frames", "hint": None}
-    assert heard == [("starloom.mission.failed", said)]
+    assert api.heard == [("starloom.mission.failed", said)]
+
+
+def test_news_that_come_while_others_are_told_are_told_too(
+    archive: Archive, mission: str, settings: Settings
+) -> None:
+    class Slow(Listener):
+        def emit_all(self, events: Sequence[Said]) -> None:
+            super().emit_all(events)
+            if len(self.heard) == 1:
+                add_missions(archive, "second", status="FAILED")
+
+    set_status(archive, mission, "FAILED")
+    with Slow() as api:
+        Relay(settings, archive, api).once()
+        Relay(settings, archive, api).once()
+    assert [said["mission_id"] for _, said in api.heard] == [mission, "second"]
+
+
+@pytest.mark.parametrize("status", ["COMPLETE", "FAILED"])
+def test_what_prefect_refuses_keeps_nothing_else_waiting(
+    archive: Archive, settings: Settings, status: str
+) -> None:
+    add_missions(archive, "a", "bad", "b", status=status)
+    with Picky() as api:
+        Relay(settings, archive, api).once()
+    assert [said["mission_id"] for _, said in api.heard] == ["a", "b"]
+    with archive.session() as session:
+        refused = session.exec(select(StatusEvent).where(StatusEvent.mission_id == "bad")).one()
+    assert "does not like this" in (refused.note or "")
+    # An event that asks for work stays open and is tried again; news are not worth that.
+    assert refused.state == ("open" if status == "COMPLETE" else "superseded")
+
+
+def test_an_event_taken_by_a_relay_that_was_killed_comes_again_soon(
+    archive: Archive, mission: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_status(archive, mission)
+    with Dying() as api, pytest.raises(SystemExit):
+        Relay(settings, archive, api).once()
+    event = newest_event(archive)
+    assert event.next_publish_at is not None
+    assert event.publish_attempts == 0
+    assert (event.next_publish_at - datetime.now(UTC)).total_seconds() <= relaying.TELL_S
+    with Listener() as second:
+        assert Relay(settings, archive, second).once() == 0  # not at once: it may only be slow
+        with archive.transaction() as session:
+            session.connection().execute(text("UPDATE status_event SET next_publish_at = created_at"))
+        assert Relay(settings, archive, second).once() == 1
+    assert second.heard == api.heard  # the same event again, under the same id
+
+
+def test_events_of_a_page_are_published_together_up_to_the_cap(archive: Archive, settings: Settings) -> None:
+    add_missions(archive, *(f"m{i}" for i in range(7)))
+    few = settings.model_copy(update={"max_outstanding_runs": 5})
+    with Listener() as api:
+        relay = Relay(few, archive, api)
+        # Told events count although their runs are not there yet, and so do missions that are held.
+        assert [relay.once(), relay.once()] == [5, 0]
+        for _, said in api.heard[:2]:
+            claims.claim(archive, said["mission_id"], said["event_id"], f"run of {said['mission_id']}", 60)
+        assert relay.once() == 0
+        with archive.transaction() as session:
+            session.connection().execute(text("UPDATE revision SET lease_until = claimed_at"))
+        assert relay.once() == 2
+    assert len({said["mission_id"] for _, said in api.heard}) == 7
+
+
+def test_an_event_in_vain_five_times_is_told_to_people(archive: Archive, mission: str, settings: Settings) -> None:
+    set_status(archive, mission)
+    with Listener() as api:
+        for _ in range(relaying.WORRY_AFTER + 1):
+            assert Relay(settings, archive, api).once() == 1
+            with archive.transaction() as session:
+                session.connection().execute(text("UPDATE status_event SET next_publish_at = created_at"))
+    assert [event for event, _ in api.heard] == [relaying.EVENT] * 2 + ["starloom.mission.unclaimed"]
+    assert len({key for key, _ in api.made}) == len(api.made) == relaying.WORRY_AFTER - 1
+
+
+def test_a_silent_holder_is_replaced_without_any_run_of_sweep(
+    archive: Archive, mission: str, settings: Settings
+) -> None:
+    set_status(archive, mission)
+    claims.claim(archive, mission, newest_event(archive).id or 0, "dead", -1)
+    ended = threading.Event()
+    quick = settings.model_copy(update={"relay_poll_s": 0.02})
+    with Listener() as api:
+        worker = threading.Thread(target=Relay(quick, archive, api).run, args=(ended,))
+        worker.start()
+        deadline = time.monotonic() + 20
+        while not api.heard and time.monotonic() < deadline:
+            time.sleep(0.02)
+        ended.set()
+        worker.join(20)
+    assert [said["event_id"] for _, said in api.heard] == [newest_event(archive).id]
+
+
+def test_alarms_are_told_once(archive: Archive, mission: str, settings: Settings) -> None:
+    with archive.transaction() as session:
+        frame = Frame(name="f", node_id="T1", obs_req=mission)
+        session.add(frame)
+        session.flush()
+        error = {"code": "lake-unavailable", "message": "silent"}
+        dispositions.park(session, frame.id, error, 0.0, budget=1)
+        session.add(RawCheck(key="raw/a", state="mismatch", alert=True))
+    with Listener() as api:
+        for _ in range(2):
+            Relay(settings, archive, api)._tell_alarms()
+    assert [event for event, _ in api.heard] == ["starloom.frame.retries-spent", "starloom.lake.damaged"]
+    assert api.heard[0][1]["step"] == "ingest"
+
+
+def test_health_says_what_the_loop_does_and_how_long_events_wait(
+    archive: Archive, mission: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_status(archive, mission)
+    with Listener() as api:
+        relay = Relay(settings, archive, api)
+        watched = health.Health(relay.health)
+        port = watched.serve("127.0.0.1", 0)
+        other = health.Health(relay.health)
+        assert other.serve("127.0.0.1", port) == 0  # a second relay does without
+        other.close()
+        url = f"http://127.0.0.1:{port}/health"
+        watched.heard("")
+        said = httpx.get(url, trust_env=False)
+        assert (said.status_code, said.json()["trouble"]) == (200, "")
+        assert said.json()["oldest_open_event"] == newest_event(archive).id
+        assert said.json()["newest_claim_s"] is None
+        monkeypatch.setattr(health, "STALE_S", 0.0)
+        watched.heard("Prefect is down")
+        said = httpx.get(url, trust_env=False)
+        assert (said.status_code, said.json()["trouble"]) == (503, "Prefect is down")
+        assert httpx.get(url + "y", trust_env=False).status_code == 404
+        watched.close()
 
 
 @slow
@@ -240,16 +406,11 @@ def test_a_mission_that_is_held_waits_for_its_holder(
 
 
 @slow
-def test_no_more_runs_than_the_cap_wait_at_once(
-    archive: Archive, mission: str, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    relay = make_relay()
+def test_no_more_runs_than_the_cap_wait_at_once(archive: Archive, mission: str, make_relay: MakeRelay) -> None:
     set_status(archive, mission)
-    monkeypatch.setattr(relaying, "MAX_OUTSTANDING", 0)
-    assert relay.once() == 0
+    assert make_relay(max_outstanding_runs=0).once() == 0
     assert newest_event(archive).publish_attempts == 0
-    monkeypatch.setattr(relaying, "MAX_OUTSTANDING", 10_000)
-    assert relay.once() == 1
+    assert make_relay(max_outstanding_runs=10_000).once() == 1
 
 
 @slow
@@ -270,7 +431,7 @@ def test_a_server_that_is_down_costs_nothing_but_time(
 class Speechless(PrefectApi):
     """A server that answers questions and goes down when it is told something."""
 
-    def emit(self, event: str, resource: str, payload: dict[str, Any]) -> None:
+    def emit_all(self, events: Sequence[Said]) -> None:
         raise Unavailable("gone")
 
 
@@ -327,7 +488,6 @@ def test_the_loop_outlives_every_error_and_shows_signs_of_life(
 
 @pytest.mark.postgres
 def test_postgresql_wakes_the_relay_at_once(postgres_url: str, tmp_path: Path) -> None:
-    heard.clear()
     archive = Archive(postgres_url)
     archive.migrate()
     add = text("INSERT INTO mission SELECT (jsonb_populate_record(null::mission, :row)).*")
@@ -337,17 +497,17 @@ def test_postgresql_wakes_the_relay_at_once(postgres_url: str, tmp_path: Path) -
         session.connection().execute(add, {"row": json.dumps(row)})
     ended = threading.Event()
     slow_to_look = Settings(home=tmp_path, relay_poll_s=60.0)
-    with Listener("http://127.0.0.1:1/api") as api:
+    with Listener() as api:
         worker = threading.Thread(target=Relay(slow_to_look, archive, api).run, args=(ended,))
         worker.start()
         try:
             time.sleep(2.0)  # it has looked, and sleeps
             began = time.monotonic()
             set_status(archive, "pg")
-            while not heard:
+            while not api.heard:
                 assert time.monotonic() - began < 20
                 time.sleep(0.05)
-            assert [event for event, _ in heard] == [relaying.EVENT]
+            assert [event for event, _ in api.heard] == [relaying.EVENT]
         finally:
             ended.set()
             worker.join(10)

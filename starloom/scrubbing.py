@@ -1,0 +1,139 @@
+"""Scrubbing: stored raw frames are compared with the hash in their keys, a share at a time, and copied once more.
+
+Disks lose bits in silence. Whatever is found is written into ``raw_check``; a damaged object is an alarm, which
+the relay tells. Nothing is mended here: which of two copies is right, the hash says, and putting it back is a
+person's act, because the raw bucket is locked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlmodel import Session, col, func, select
+
+from starloom.archive.engine import database_now
+from starloom.archive.models import Frame, RawCheck
+from starloom.frames import sha256_of
+from starloom.lake import Lake, ObjectMissing, connect
+from starloom.settings import Settings
+
+if TYPE_CHECKING:
+    from starloom.hub import Hub
+
+log = logging.getLogger(__name__)
+
+#: ``tidy`` runs so often: each time, this part of a day's share is checked.
+RUNS_A_DAY = 24
+#: Objects that have no second copy yet, and are given one in a run.
+NEW_AT_ONCE = 500
+#: Seconds after which a run leaves the rest to the next.
+ENOUGH_S = 1800.0
+_HASH = re.compile(r"/([0-9a-f]{64})\.fits(?:\.fz)?$")
+
+
+def second_copy(settings: Settings) -> Lake | None:
+    """Return the lake that holds the second copy of raw frames, None where none is configured.
+
+    Raises
+    ------
+    BadInput
+        ``bad-lake-url``.
+    """
+    if not settings.raw_copy_url:
+        return None
+    return connect(
+        settings.model_copy(
+            update={
+                "lake_url": settings.raw_copy_url,
+                "lake_endpoint": settings.raw_copy_endpoint,
+                "lake_public_endpoint": "",
+                "lake_region": settings.raw_copy_region,
+                "lake_access_key": settings.raw_copy_access_key,
+                "lake_secret_key": settings.raw_copy_secret_key,
+            }
+        )
+    )
+
+
+def scrub(hub: Hub) -> dict[str, int]:
+    """Check the raw objects that are due, those longest unchecked first; return the counts of what was found.
+
+    Each result is committed by itself: a run that ends early has done what it has done.
+    """
+    counts = {"raw_checked": 0, "raw_damaged": 0, "raw_copied": 0}
+    if hub.settings.scrub_days <= 0:
+        return counts
+    copy = second_copy(hub.settings)
+    if copy is not None:
+        copy.prepare()
+    until = time.monotonic() + ENOUGH_S
+    with hub.archive.session() as session:
+        due = due_objects(session, hub.settings.scrub_days, with_copy=copy is not None)
+    for key, version in due:
+        check, copied = check_object(hub.lake, copy, key, version)
+        with hub.archive.transaction() as session:
+            check.checked_at = database_now(session)
+            session.merge(check)
+        counts["raw_checked"] += 1
+        counts["raw_damaged"] += check.alert
+        counts["raw_copied"] += copied
+        if check.alert:
+            log.error("lake: %s is damaged: %s", key, check.detail)
+        if time.monotonic() > until:
+            break
+    return counts
+
+
+def due_objects(session: Session, days: int, *, with_copy: bool) -> list[tuple[str, str | None]]:
+    """Return key and version of the raw objects to be checked now."""
+    objects = (
+        select(Frame.raw_key, func.max(Frame.raw_version).label("version"), RawCheck.checked_at)
+        .join(RawCheck, col(RawCheck.key) == Frame.raw_key, isouter=True)
+        .where(col(Frame.raw_key).startswith("raw/"))
+        .group_by(col(Frame.raw_key), col(RawCheck.checked_at))
+    )
+    total = session.exec(select(func.count()).select_from(objects.subquery())).one()
+    share = math.ceil(total / (days * RUNS_A_DAY))
+    oldest = objects.order_by(col(RawCheck.checked_at).asc().nulls_first(), col(Frame.raw_key)).limit(share)
+    found = list(session.exec(oldest).all())
+    if with_copy:
+        uncopied = objects.where(col(RawCheck.copy_state).is_(None)).order_by(col(Frame.raw_key))
+        found += session.exec(uncopied.limit(NEW_AT_ONCE)).all()
+    return list({str(key): version for key, version, _ in found}.items())
+
+
+def check_object(lake: Lake, copy: Lake | None, key: str, version: str | None) -> tuple[RawCheck, bool]:
+    """Compare an object, and its second copy, with the hash in the key; make the copy where there is none.
+
+    Returns
+    -------
+    check, copied
+        ``check.alert`` says that something is lost.
+    """
+    match = _HASH.search(key)
+    wanted = match[1] if match else ""
+    copied, state, copy_state = False, "missing", None
+    with contextlib.suppress(ObjectMissing), lake.local_copy(key, version=version) as path:
+        state = _state(path, wanted)
+        if copy is not None and state == "ok" and copy.stat(key) is None:
+            copy.put_file(path, key, if_absent=True)
+            copied = True
+    if copy is not None:
+        copy_state = "missing"
+        with contextlib.suppress(ObjectMissing), copy.local_copy(key) as path:
+            copy_state = _state(path, wanted)
+    damaged = state != "ok" or copy_state not in (None, "ok")
+    detail = None
+    if damaged:
+        detail = f"object: {state}; second copy: {copy_state or 'none is configured'}"
+    return RawCheck(key=key, state=state, copy_state=copy_state, detail=detail, alert=damaged), copied
+
+
+def _state(path: Path, wanted: str) -> str:
+    return "ok" if sha256_of(path) == wanted else "mismatch"
