@@ -15,6 +15,7 @@ from starloom.archive import missions
 from starloom.archive.models import Frame, Photometry, Solution
 from starloom.coadd import step
 from starloom.frames.pixels import pixel_digest
+from starloom.holding import StackRef, claimed
 from starloom.hub import Hub
 from starloom.lake import keys
 from starloom.sky import field_sky
@@ -110,9 +111,9 @@ def _add_frame(
     )  # fmt: skip
 
 
-def stack_here(hub: Hub, mission: str, event_id: int, holder: str = "undisturbed") -> step.StackRef | None:
+def stack_here(hub: Hub, mission: str, event_id: int, holder: str = "undisturbed") -> StackRef | None:
     """Stack a mission by the library calls that ``stack-mission`` makes, in this process."""
-    with step.claimed(hub, mission, event_id, holder=holder) as claim:
+    with claimed(hub, mission, event_id, holder=holder) as claim:
         plans = step.bind_and_plan(hub, claim)
         if not plans:
             return None

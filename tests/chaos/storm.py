@@ -22,6 +22,7 @@ from typing import Any
 
 import psycopg
 
+from starloom import sweeping
 from starloom.dispatch.rest import PrefectApi
 from starloom.dispatch.services import checkout
 from starloom.errors import StarloomError
@@ -70,6 +71,7 @@ class Diary:
     kills: list[dict[str, Any]] = field(default_factory=list)
     elapsed_s: float = 0.0
     sessions: int = 0
+    orphans_removed: int = 0
     restarts_of_its_own: dict[str, int] = field(default_factory=dict)
 
 
@@ -200,21 +202,15 @@ class Storm:
         self.save()
 
     def calm_down(self, timeout_s: float) -> None:
-        """Let runs end, then the next sweep remove what dead epochs left behind."""
+        """Let runs end, then do as ``tidy`` does: remove what dead epochs left behind, past the grace."""
         deadline = time.monotonic() + timeout_s
-        grace = self.site.settings.orphan_grace_s
-        tidied = self.site.home / "run" / "tidied"
-        # The lake is walked once an hour; the storm does not wait that long for what it wants to see.
-        walk_at = time.monotonic() + grace + 1
-        walked = False
-        while time.monotonic() < deadline:
+        past_grace = time.monotonic() + self.site.settings.orphan_grace_s + 1
+        while time.monotonic() < deadline and (time.monotonic() < past_grace or self._busy()):
             self.site.look_after()
-            if not walked and time.monotonic() > walk_at:
-                tidied.unlink(missing_ok=True)
-                walked = True
-            if walked and tidied.exists() and not self._busy():
-                return
             time.sleep(0.5)
+        hub = self.site.hub()
+        self.diary.orphans_removed = sweeping.tidy_lake(hub)
+        hub.archive.dispose()
 
     def _busy(self) -> bool:
         try:
@@ -253,7 +249,7 @@ def main() -> int:
         storm.say(f"{'all stacked' if through else 'NOT all stacked in time'}: {dict(storm.counts())}")
         storm.save()
         storm.calm_down(site.settings.orphan_grace_s + 4 * site.settings.sweep_interval_s)
-        storm.say("calm")
+        storm.say(f"calm; {storm.diary.orphans_removed} objects of dead epochs removed")
         storm.diary.restarts_of_its_own = {name: p.ends for name, p in site.programs.items()}
         storm.save()
         # In a process of its own: it shares nothing with the storm.

@@ -21,6 +21,7 @@ from starloom import sweeping
 from starloom.archive.models import Mission, Product, Revision
 from starloom.coadd import step
 from starloom.dispatch.services import checkout
+from starloom.holding import claimed
 from starloom.hub import Hub
 from starloom.settings import Settings
 from tests.chaos.sky import add_mission, stack_here
@@ -61,7 +62,7 @@ def say_and_stack(hub: Hub) -> None:
         print(name, flush=True)  # noqa: T201
         sys.stdin.readline()
 
-    with step.claimed(hub, MISSION, newest_event(hub), holder="the sleeper") as claim:
+    with claimed(hub, MISSION, newest_event(hub), holder="the sleeper") as claim:
         pause("claimed")
         plans = step.bind_and_plan(hub, claim)
         pause("bound")
@@ -134,7 +135,7 @@ def test_a_holder_that_wakes_after_its_take_over_publishes_nothing(
         go_on_to(child, asleep_at)
         child.send_signal(signal.SIGSTOP)  # its lease keeper stops with it
         deadline = time.monotonic() + 60
-        while not sweeping.free_leases(made):
+        while not sweeping.reconcile_missions(made):
             assert time.monotonic() < deadline, "the lease never ran out"
             time.sleep(0.2)
         second = stack_here(made, MISSION, newest_event(made), holder="the second")
@@ -156,7 +157,7 @@ def test_a_holder_that_wakes_after_its_take_over_publishes_nothing(
     # What it had written lies under its dead epoch, and is gone after a sweep; the living one's stays.
     wanted = {key for product in products for key in (product.sci_key, product.preview_key)}
     before = {item.key for item in made.lake.list("stacks/")}
-    assert sweeping.tidy_lake(made, every_s=0.0) == len(before - wanted)
+    assert sweeping.tidy_lake(made) == len(before - wanted)
     assert {item.key for item in made.lake.list("stacks/")} == wanted
     # One that had bound its inputs uploads after it woke, for nothing; bind itself turns the other away.
     assert (asleep_at != "claimed") == any("/e1/" in key for key in before)
