@@ -241,8 +241,8 @@ def outcome(hub: Hub, scratch: Path) -> dict[str, Any]:
             told["pixels"].append([_without_ids(item.key, names), repr(table.to_pydict())])
         if item.key.startswith("receipts/"):
             said = json.loads(hub.lake.get_bytes(item.key, max_bytes=1 << 20))
-            # The word on a stack is made good (`tell_nodes`). That on a frame follows the commit of its last step: of
-            # a run killed between the two the older one stays (docs/reliability.md, known limits).
+            # The word on a stack is made good (`tell_nodes`). That on a frame follows the commit of its last step:
+            # of a run killed between the two the older one stays (docs/reliability.md, known limits).
             told["pixels"].append([item.key, (said.get("stack") or {}).get("revision")])
     told["lake"].sort()
     told["pixels"].sort(key=str)

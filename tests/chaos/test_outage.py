@@ -1,4 +1,4 @@
-"""Prefect's server gone while a stack is made; every automation deleted: one product of each mission all the same."""
+"""Prefect's server gone while a stack is made; every automation deleted: one product of each mission even so."""
 
 from __future__ import annotations
 
