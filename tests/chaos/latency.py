@@ -1,7 +1,7 @@
 """How long it takes from a status to a run and to a claim on an idle hub, and a run that was not needed to end.
 
-``python -m tests.chaos.latency --missions 12``: missions become COMPLETE one at a time, by plain SQL; every time is
-read afterwards from the archive and from Prefect. A second run is asked for by hand for every event.
+``python -m tests.chaos.latency --missions 12``: missions become COMPLETE one at a time, by plain SQL; every time
+is read afterwards from the archive and from Prefect. A second run is asked for by hand for every event.
 """
 
 from __future__ import annotations
@@ -51,14 +51,15 @@ def measure(site: Site, missions: int) -> dict[str, Any]:
             add_mission(hub, name, n)
             time.sleep(3.0)  # idle again
             site.sql("UPDATE mission SET status = 'COMPLETE' WHERE id = %s", name)
-            published = (
-                "SELECT event_id, claimed_at, published_at FROM revision WHERE mission_id = %s AND status = %s"
-            )
-            event_id, claimed_at, published_at = wait_until(
-                lambda: site.sql(published, name, "published"),
-                300,
-                site,
-            )[0]
+
+            def published(mission: str = name) -> Any:
+                return site.sql(
+                    "SELECT event_id, claimed_at, published_at FROM revision"
+                    " WHERE mission_id = %s AND status = 'published'",
+                    mission,
+                )
+
+            event_id, claimed_at, published_at = wait_until(published, 300, site)[0]
             created_at, told_at = site.sql(
                 "SELECT created_at, published_at FROM status_event WHERE id = %s", event_id
             )[0]
