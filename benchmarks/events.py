@@ -5,7 +5,8 @@ Prefect's API as the relay asks for and is as unreliable as Prefect was measured
 accepted it loses some and takes some twice. Its runs do what a run does first: claim the mission.
 
 Printed: how often each event was claimed, and events per second and core: CPU seconds of relays, PostgreSQL and
-claims. The stub's own are Prefect's; what PostgreSQL and the relay spend on the end of the stubbed runs is in it.
+claims. The stub's own are Prefect's. What PostgreSQL and the relay spend on the end of the stubbed runs is in it,
+but with ``--hold``.
 Without ``--kills`` one relay works through events that are there already.
 """
 
@@ -50,12 +51,15 @@ class Stub:
         Where runs claim.
     lost, doubled
         Shares of the accepted events that make no run, or two.
+    hold
+        Runs keep their claims; else they publish an empty revision, which is news for the relay to tell.
     """
 
     archive: Archive
     lost: float
     doubled: float
     seed: int
+    hold: bool = False
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
@@ -118,7 +122,7 @@ class Stub:
             except Unavailable:
                 found = ""
             spent = time.thread_time() - began
-            if found == "claimed":
+            if found == "claimed" and not self.hold:
                 self._publish(claim)
             with self._lock:
                 self.claim_cpu_s += spent
@@ -167,7 +171,13 @@ def serve(stub: Stub, port: int) -> ThreadingHTTPServer:
         def log_message(self, *_: Any) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 64
+
+        def handle_error(self, *_: Any) -> None:  # a relay was killed in the middle of a request
+            return
+
+    server = Server(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
@@ -206,6 +216,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument(
+        "--hold", action="store_true", help="claims are kept: nothing but trigger, relay and claim"
+    )
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two kills, on average")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--timeout", type=float, default=1800.0)
@@ -224,7 +237,7 @@ def main() -> None:
         archive = Archive(url)
         archive.migrate()
         unreliable = (0.02, 0.02) if chosen.kills else (0.0, 0.0)
-        stub = Stub(archive, *unreliable, seed=chosen.seed)
+        stub = Stub(archive, *unreliable, seed=chosen.seed, hold=chosen.hold)
         serve(stub, ports[1])
         env = plain_environment() | {
             "STARLOOM_HOME": str(home),
@@ -233,6 +246,8 @@ def main() -> None:
             "STARLOOM_LAKE_URL": (home / "lake").as_uri(),
             "PYTHONPATH": str(checkout()),
         }
+        if chosen.hold:
+            env["STARLOOM_MAX_OUTSTANDING_RUNS"] = str(2 * chosen.events)
         relays = [
             Program(home, f"relay{n}", lambda: python("starloom", "relay"), env, checkout())
             for n in range(2 if chosen.kills else 1)
