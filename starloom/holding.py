@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from pydantic import BaseModel, Field
 
-from starloom.archive import claims, giving_back
+from starloom.archive import claims, giving_back, revisions
 from starloom.errors import StarloomError, Unavailable
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def tidy_work(hub: Hub) -> int:
     if not found:
         return 0
     with hub.archive.session() as session:
-        held = claims.held_epochs(session)
+        held = revisions.held_epochs(session)
     removed = 0
     for path in found:
         n, epoch = (int(part) for part in _FOLDER.fullmatch(path.name).groups())  # type: ignore[union-attr]

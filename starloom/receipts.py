@@ -18,6 +18,8 @@ from starloom.lake import keys
 if TYPE_CHECKING:
     from starloom.hub import Hub
 
+#: A receipt is written again where its frame has changed meanwhile, so often at most.
+TRIES = 3
 #: What happens next, for states that call for no remedy of their own.
 UNKNOWN_MISSION = (
     "The hub has no mission of this id yet: the frame is kept and processed, and is stacked once the mission "
@@ -48,15 +50,20 @@ def write_receipt(hub: Hub, frame: Frame, **extra: Any) -> None:
     """Write or replace the receipt of one frame; a colour plane's news stand in its mosaic's receipt."""
     if not frame.node_id:
         return
-    with hub.archive.session() as session:
-        body = describe(session, frame.id, stack="stack" not in extra)
-    if frame.plane is None:
-        body |= extra
-    hub.lake.put_bytes(
-        json.dumps(body).encode(),
-        keys.receipt(frame.node_id, frame.name),
-        content_type="application/json",
-    )
+    for _ in range(TRIES):
+        with hub.archive.session() as session:
+            version = rows.get(session, frame.id).version
+            body = describe(session, frame.id, stack="stack" not in extra)
+        if frame.plane is None:
+            body |= extra
+        hub.lake.put_bytes(
+            json.dumps(body).encode(),
+            keys.receipt(frame.node_id, frame.name),
+            content_type="application/json",
+        )
+        with hub.archive.session() as session:
+            if rows.get(session, frame.id).version == version:
+                return  # else this may have replaced a newer word: say it again
 
 
 def write_receipt_again(hub: Hub, frame_id: str, step: rows.Step) -> None:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from starloom import __version__
-from starloom.archive import claims, dispositions, frames, instruments, missions, results, staleness
+from starloom.archive import claims, dispositions, frames, instruments, missions, results, revisions, staleness
 from starloom.archive.engine import database_now
 from starloom.archive.reconciling import reconcile
 from starloom.astrometry.instrument import BadInstrument, Sample, learn
@@ -88,7 +88,7 @@ def reconcile_missions(hub: Hub) -> int:
 def tell_nodes(hub: Hub, *, after_s: float = 600.0, limit: int = 50) -> int:
     """Write the receipts of published stacks whose run died before it had written them all; return how many."""
     with hub.archive.session() as session:
-        untold = claims.untold(session, after_s, limit)
+        untold = revisions.untold(session, after_s, limit)
     written = 0
     for revision_id, frame_ids in untold:
         for frame_id in frame_ids:
@@ -97,7 +97,7 @@ def tell_nodes(hub: Hub, *, after_s: float = 600.0, limit: int = 50) -> int:
             write_receipt(hub, frame)
             written += 1
         with hub.archive.transaction() as session:
-            claims.note_told(session, revision_id)
+            revisions.note_told(session, revision_id)
     return written
 
 

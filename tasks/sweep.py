@@ -67,7 +67,9 @@ def waiting_frames() -> set[str]:
             offset=read,
         ):
             read += len(runs)
-            found |= {frame_id for run in runs for frame_id in run.parameters["batch"]["frame_ids"]}
+            for run in runs:
+                batch = run.parameters.get("batch")  # somebody may have started one by hand with anything
+                found |= set(batch.get("frame_ids", [])) if isinstance(batch, dict) else set()
     return found
 
 

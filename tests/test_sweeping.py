@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlmodel import select
 
 from starloom import sweeping
-from starloom.archive import claims, frames, missions, staleness
+from starloom.archive import claims, dispositions, frames, missions, staleness
 from starloom.archive.frames import LOST_AFTER_S
 from starloom.archive.models import Frame, Mission, Photometry, Solution, StatusEvent
 from starloom.batches import FramesWait, advance
@@ -235,6 +235,92 @@ def test_missions_that_no_event_announced_are_found(hub: Hub) -> None:
         claims.renew(hub.archive, claim, 60)
 
 
+def test_frames_of_runs_that_wait_for_a_worker_are_not_lost(hub: Hub) -> None:
+    past = datetime.now(UTC) - timedelta(seconds=5)
+    waits, lost = (add_frame(hub, name, next_attempt_at=past) for name in ("waits", "lost"))
+    (batch,) = sweeping.due_batches(hub, waiting={waits})
+    assert batch.frame_ids == [lost]
+    assert sweeping.due_batches(hub, waiting={waits}) == []  # held, not forgotten
+    assert (state_of(hub, waits).next_attempt_at or past) > datetime.now(UTC)
+
+
+def lose(hub: Hub, frame_id: str) -> None:
+    """Begin a step and die in it, as a run that takes its worker with it does; its time runs out."""
+    with hub.archive.transaction() as session:
+        assert frames.claim_step(session, frame_id, "ingest")
+        frames.get(session, frame_id).next_attempt_at = datetime.now(UTC) - timedelta(seconds=1)
+
+
+def test_a_frame_that_kills_its_worker_goes_alone_and_is_given_up(hub: Hub) -> None:
+    poison, neighbour = add_frame(hub, "poison"), add_frame(hub, "neighbour")
+    sizes = []
+    for _ in range(hub.settings.frame_attempts):
+        lose(hub, poison)
+        with hub.archive.transaction() as session:  # it only waited in the same batch
+            frames.get(session, neighbour).next_attempt_at = datetime.now(UTC) - timedelta(seconds=1)
+        sizes.append(sorted(len(batch.frame_ids) for batch in sweeping.due_batches(hub)))
+    assert sizes[:3] == [[2], [1, 1], [1, 1]]
+    assert sizes[-1] == [1]
+    frame = state_of(hub, poison)
+    assert (frame.disposition, frame.disposition_code) == ("quarantined", "retries-spent")
+    assert state_of(hub, neighbour).attempts == 0
+    with hub.archive.session() as session:
+        tries = dispositions.attempts_at(session, poison)
+    assert len(tries) == hub.settings.frame_attempts
+    assert {(one["step"], one["code"]) for one in tries} == {("ingest", "run-lost")}
+    assert [one["alert"] for one in tries] == [True] + [False] * (len(tries) - 1)
+    receipt = hub.lake.get_bytes(keys.receipt("T1", "poison"), max_bytes=10_000)
+    assert b"retries-spent" in receipt
+
+
+def test_a_step_that_ends_gives_the_next_one_its_whole_budget(hub: Hub) -> None:
+    frame_id = add_frame(hub, "f", ingest="ok")
+    for _ in range(3):
+        with hub.archive.transaction() as session:
+            assert frames.claim_step(session, frame_id, "calibrate")
+            dispositions.park(session, frame_id, {"code": "x"}, 0.0, budget=12)
+    assert state_of(hub, frame_id).attempts == 3
+    with hub.archive.transaction() as session:
+        assert frames.claim_step(session, frame_id, "calibrate")
+        assert frames.get(session, frame_id).in_hand == "calibrate"
+        frames.settle_step(session, frame_id, "calibrate")
+    assert (state_of(hub, frame_id).attempts, state_of(hub, frame_id).in_hand) == (0, None)
+
+
+def test_the_history_of_tries_has_a_bound(hub: Hub) -> None:
+    frame_id = add_frame(hub, "f")
+    for i in range(dispositions.KEPT + 5):
+        with hub.archive.transaction() as session:
+            frame = frames.get(session, frame_id)
+            dispositions.note_attempt(session, frame, "ingest", {"code": f"c{i}"}, 0)
+    with hub.archive.session() as session:
+        codes = [one["code"] for one in dispositions.attempts_at(session, frame_id)]
+    assert codes == [f"c{i}" for i in range(dispositions.KEPT + 4, 4, -1)]
+
+
+def test_frames_with_steps_to_do_and_no_time_for_them_are_found(hub: Hub) -> None:
+    ok = {"ingest": "ok", "calibrate": "ok"}
+    forgotten = {add_frame(hub, "a"), add_frame(hub, "b", **ok)}
+    add_frame(hub, "dark", kind="dark", ingest="ok")
+    add_frame(hub, "mosaic", plane="CFA", **ok)
+    add_frame(hub, "unsolved", solve="failed", **ok)
+    make_ready(hub, "ready")
+    assert sweeping.find_forgotten(hub) == 2
+    (batch,) = sweeping.due_batches(hub)
+    assert set(batch.frame_ids) == forgotten
+    assert sweeping.find_forgotten(hub) == 0
+
+
+def test_receipts_that_a_dead_run_has_left_out_are_written(hub: Hub) -> None:
+    make_ready(hub, "a")
+    publish(hub)
+    assert sweeping.tell_nodes(hub) == 0  # its run may be about to write them
+    assert sweeping.tell_nodes(hub, after_s=-1.0) == 1
+    receipt = hub.lake.get_bytes(keys.receipt("T1", "a"), max_bytes=10_000)
+    assert b'"revision": 1' in receipt
+    assert sweeping.tell_nodes(hub, after_s=-1.0) == 0
+
+
 # --- batches: what happens to a frame whose step fails
 
 
@@ -262,6 +348,9 @@ def test_a_frame_that_fails_never_stops_its_neighbours(hub: Hub, caplog: pytest.
     with pytest.raises(FramesWait, match="1 of 4 frames wait"):
         advance(hub, chunk, step, last_try=False)
     assert done == list(errors)
+    with hub.archive.session() as session:
+        (tried,) = dispositions.attempts_at(session, list(errors)[2])
+    assert (tried["code"], tried["number"], tried["next_attempt_at"]) == ("disk-full", 0, None)
     bug, bad, full, good = (state_of(hub, frame_id) for frame_id in errors)
     assert (bug.last_error or {})["code"] == "unexpected"
     assert (bad.disposition, bad.disposition_code) == ("quarantined", "bad-mosaic")

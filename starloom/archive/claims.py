@@ -10,15 +10,16 @@ holds what becomes of a mission whose holder failed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import case, update
+from sqlalchemy import update
 from sqlmodel import Session, col, func, select
 
 from starloom.archive.engine import Archive, database_now
@@ -33,7 +34,7 @@ from starloom.archive.models import (
     Solution,
     StatusEvent,
 )
-from starloom.errors import Conflict
+from starloom.errors import Conflict, Unavailable
 
 HELD = ("claimed", "bound")
 
@@ -139,37 +140,42 @@ def claim(
         with archive.transaction() as session:
             return _claim(session, mission_id, event_id, holder, lease_s, token or secrets.token_hex(16))
     except AlreadyClaimed:
-        with archive.transaction() as session:
-            session.exec(
-                update(StatusEvent)
-                .where(col(StatusEvent.id) == event_id, col(StatusEvent.mission_id) == mission_id)
-                .values(surplus_runs=StatusEvent.surplus_runs + 1)
-            )
+        _count_surplus(archive, mission_id, event_id)
         raise
+
+
+def _count_surplus(archive: Archive, mission_id: str, event_id: int) -> None:
+    """Count a run that came for nothing; that it ends in peace is worth more than the count."""
+    with contextlib.suppress(Unavailable), archive.transaction() as session:
+        session.exec(
+            update(StatusEvent)
+            .where(col(StatusEvent.id) == event_id, col(StatusEvent.mission_id) == mission_id)
+            .values(surplus_runs=StatusEvent.surplus_runs + 1)
+        )
 
 
 def _claim(session: Session, mission_id: str, event_id: int, holder: str, lease_s: float, token: str) -> Claim:
     mission = locked_mission(session, mission_id)
-    event = session.get(StatusEvent, event_id)
-    if mission is None or event is None or event.mission_id != mission_id or event.new_status != "COMPLETE":
+    # Apart from the locking: what one statement asks is answered as it was before it waited for the lock.
+    mine = [Revision.mission_id == mission_id]
+    found = session.exec(
+        select(
+            StatusEvent,
+            select(func.max(Revision.n)).where(*mine, Revision.status == "published").scalar_subquery(),
+            select(func.max(Revision.epoch)).where(*mine).scalar_subquery(),
+            select(func.count()).where(*mine, col(Revision.status).in_(HELD)).scalar_subquery(),
+        ).where(StatusEvent.id == event_id, StatusEvent.mission_id == mission_id)
+    ).first()
+    if mission is None or found is None or found[0].new_status != "COMPLETE":
         raise AlreadyClaimed(f"no mission {mission_id} with event {event_id}", code="no-such-event")
+    event, last_n, last_epoch, held = found
     now = database_now(session)
-    for held in session.exec(
-        select(Revision).where(Revision.mission_id == mission_id, col(Revision.status).in_(HELD)).with_for_update()
-    ):
-        if held.token == token and held.id is not None:
-            return Claim(mission_id, held.id, held.n, held.epoch, token)
-        if held.lease_until > now:
-            raise AlreadyClaimed(f"mission {mission_id} is held by {held.holder or 'another run'}")
-        held.status = "expired"
-        held.error = silent(held)
+    if held:
+        mine_already = _end_silent(session, mission_id, token, now)
+        if mine_already is not None:
+            return mine_already
     if event.state != "open" or mission.status != "COMPLETE":
         raise AlreadyClaimed(f"mission {mission_id} is {mission.status}, event {event_id} is {event.state}")
-    session.flush()
-    newest = func.max(case((col(Revision.status) == "published", Revision.n)))
-    last_n, last_epoch = session.exec(
-        select(newest, func.max(Revision.epoch)).where(Revision.mission_id == mission_id)
-    ).one()
     revision = Revision(
         mission_id=mission_id,
         n=(last_n or 0) + 1,
@@ -186,6 +192,27 @@ def _claim(session: Session, mission_id: str, event_id: int, holder: str, lease_
     session.flush()
     assert revision.id is not None
     return Claim(mission_id, revision.id, revision.n, revision.epoch, revision.token)
+
+
+def _end_silent(session: Session, mission_id: str, token: str, now: datetime) -> Claim | None:
+    """End the claim of a holder whose lease has run out; return a claim that was made with this token.
+
+    Raises
+    ------
+    AlreadyClaimed
+        The lease is alive.
+    """
+    for held in session.exec(
+        select(Revision).where(Revision.mission_id == mission_id, col(Revision.status).in_(HELD)).with_for_update()
+    ):
+        if held.token == token and held.id is not None:
+            return Claim(mission_id, held.id, held.n, held.epoch, token)
+        if held.lease_until > now:
+            raise AlreadyClaimed(f"mission {mission_id} is held by {held.holder or 'another run'}")
+        held.status = "expired"
+        held.error = silent(held)
+    session.flush()
+    return None
 
 
 def silent(revision: Revision) -> dict[str, Any]:
@@ -439,43 +466,3 @@ def epoch_is_alive(session: Session, mission_id: str, n: int, epoch: int) -> boo
         ).first()
         is not None
     )
-
-
-def held_epochs(session: Session) -> set[tuple[str, int, int]]:
-    """Return mission, revision number and epoch of every claim that is held."""
-    held = select(Revision.mission_id, Revision.n, Revision.epoch).where(col(Revision.status).in_(HELD))
-    return set(session.exec(held).all())
-
-
-def newest_revision(session: Session, mission_id: str) -> int | None:
-    """Return the number of the newest published revision, None before the first."""
-    newest = select(func.max(Revision.n)).where(Revision.mission_id == mission_id, Revision.status == "published")
-    return session.exec(newest).one()
-
-
-def note_told(session: Session, revision_id: int) -> None:
-    """Note that the nodes have their receipts of a revision."""
-    session.exec(update(Revision).where(col(Revision.id) == revision_id).values(told_at=database_now(session)))
-
-
-def untold(session: Session, after_s: float, limit: int) -> list[tuple[int, list[str]]]:
-    """Return published revisions whose nodes nobody has told for ``after_s``, with the ids of their frames."""
-    before = database_now(session) - timedelta(seconds=after_s)
-    found = session.exec(
-        select(Revision.id)
-        .where(
-            Revision.status == "published", col(Revision.told_at).is_(None), col(Revision.published_at) < before
-        )
-        .order_by(col(Revision.id))
-        .limit(limit)
-    ).all()
-    return [
-        (
-            revision_id,
-            list(
-                session.exec(select(RevisionInput.frame_id).where(RevisionInput.revision_id == revision_id)).all()
-            ),
-        )
-        for revision_id in found
-        if revision_id is not None
-    ]

@@ -110,12 +110,21 @@ def supersede_spent(session: Session) -> int:
         (asks_nothing, literal("asks for nothing; the mission is ") + status),
         (asks & (col(StatusEvent.id) < newest), literal("a later event asks for the same")),
     ):
-        closed += session.exec(
-            update(StatusEvent)
+        # In order, and past what another relay has in hand: two that close the same never wait for each other.
+        ids = session.exec(
+            select(StatusEvent.id)
             .where(is_open, spent)
+            .order_by(col(StatusEvent.id))
+            .limit(PAGE)
+            .with_for_update(skip_locked=True, of=StatusEvent)
+        ).all()
+        session.exec(
+            update(StatusEvent)
+            .where(col(StatusEvent.id).in_(ids))
             .values(state="superseded", note=note)
             .execution_options(synchronize_session=False)
-        ).rowcount
+        )
+        closed += len(ids)
     return closed
 
 
@@ -198,9 +207,9 @@ def postpone(session: Session, reasons: Mapping[int, str], wait_s: float) -> Non
     again = database_now(session) + timedelta(seconds=wait_s)
     session.connection().execute(
         update(StatusEvent)
-        .where(col(StatusEvent.id) == bindparam("event"), col(StatusEvent.state) == "open")
-        .values(next_publish_at=again, note=bindparam("reason")),
-        [{"event": event_id, "reason": reason[:_NOTE]} for event_id, reason in sorted(reasons.items())],
+        .where(col(StatusEvent.id) == bindparam("b_event"), col(StatusEvent.state) == "open")
+        .values(next_publish_at=again, note=bindparam("b_reason")),
+        [{"b_event": event_id, "b_reason": reason[:_NOTE]} for event_id, reason in sorted(reasons.items())],
     )
 
 

@@ -422,6 +422,8 @@ class StatusEvent(SQLModel, table=True):
     published_at: datetime | None = time()
     next_publish_at: datetime | None = time()
     note: str | None = text(255, default=None)
+    reason: str | None = text(255, default=None)
+    """Why an operator asked for it."""
     surplus_runs: int = Field(default=0, sa_column_kwargs={"server_default": sql("0")})
     """Runs that were started for it and found the mission taken, or the event dealt with."""
 

@@ -34,6 +34,8 @@ COLUMNS: dict[str, Any] = {
     "kind": Frame.kind,
     "disposition": Frame.disposition,
     "disposition_code": Frame.disposition_code,
+    "ingest": Frame.ingest,
+    "attempts": Frame.attempts,
     "calibrate": Frame.calibrate,
     "solve": Frame.solve,
     "solve_code": Frame.solve_code,

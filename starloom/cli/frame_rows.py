@@ -107,7 +107,7 @@ def show(frame: FrameId, json: JsonOption = False) -> None:
 
     Example: starloom frames show ObsReq-550_TelID-T42_20251201T013000.fits.fz
     """
-    from starloom.archive import frames, results
+    from starloom.archive import dispositions, frames, results
     from starloom.receipts import measured, part_in_stack
 
     with open_archive().session() as session:
@@ -115,9 +115,12 @@ def show(frame: FrameId, json: JsonOption = False) -> None:
         told = {**measured(session, found), "stack": part_in_stack(session, found)}
         whole = results.current_results(session, found.id)
         history = results.history(session, found.id)
+        tries = dispositions.attempts_at(session, found.id)
     header = found.header or {}
     if json:
-        emit_json({**row_of(found), **told, **whole, "history": history, "header": found.header})
+        emit_json(
+            {**row_of(found), **told, **whole, "history": history, "attempts_at": tries, "header": found.header}
+        )
         return
     row = row_of(found)
     first = {key: row.pop(key) for key in ("id", "name", "state", "code", "disposition_hint")}
@@ -127,18 +130,39 @@ def show(frame: FrameId, json: JsonOption = False) -> None:
             emit_record(record, title=name.capitalize())
     if len(history) > 1:
         emit_rows(history, HISTORY, as_json=False, title="History of its solutions", whole=["created_at"])
+    columns = ["at", "step", "code", "message", "number", "next_attempt_at"]
+    emit_rows(tries, columns, as_json=False, title="Tries that came to nothing", whole=["step"])
     emit_record({name: entry.get("value") for name, entry in header.items()}, title="Header")
 
 
 @app.command()
-def requeue(frame: FrameId, json: JsonOption = False) -> None:
-    """Try a frame again from the step that failed; `sweep` takes it up within a minute.
+def requeue(
+    frame: Annotated[
+        str | None, typer.Argument(help="Id of the frame, its first characters, or its name.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Instead of one frame: conditions, such as node=T42; several must all hold."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many with --where.")] = 10_000,
+    json: JsonOption = False,
+) -> None:
+    """Try frames again from the step that failed; `sweep` takes them up within a minute.
 
-    Example: starloom frames requeue 3f0c6a2b
+    With --where those of the frames that are set aside, parked or failed in a step.
+
+    Example: starloom frames requeue --where disposition_code=retries-spent
     """
+    from starloom import operating
     from starloom.archive import dispositions, frames
 
+    if (frame is None) == (not where):
+        raise typer.BadParameter("give a frame, or conditions with --where")
     hub = open_hub()
+    if frame is None:
+        wanted = operating.frames_to_requeue(hub, where or (), limit=limit)
+        _emit(operating.requeue(hub, wanted), json, "Requeued")
+        return
     with hub.archive.transaction() as session:
         found = dispositions.requeue(session, frames.find(session, frame).id)
     tell_nodes(hub, [found])

@@ -117,6 +117,35 @@ def show(mission: MissionId, json: JsonOption = False) -> None:
 
 
 @app.command()
+def diff(
+    mission: MissionId,
+    since: Annotated[
+        int | None, typer.Option("--from", min=1, help="Revision; the one before by default.")
+    ] = None,
+    until: Annotated[int | None, typer.Option("--to", min=1, help="Revision; the newest by default.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Say what changed between two revisions: frames and why, parameters, depth of the products.
+
+    Example: starloom mission diff 550 --from 1 --to 2
+    """
+    from starloom.archive import comparing
+
+    with open_archive().session() as session:
+        told = comparing.compare(session, mission, since=since, until=until)
+    if json:
+        emit_json(told)
+        return
+    frames = f"Frames, from r{told['since']} to r{told['until']}"
+    columns = ["name", "node", "change", "reason", "amount", "weight_since", "weight_until"]
+    emit_rows(told["frames"], columns, as_json=False, title=frames, whole=["change"], empty="The same frames.")
+    say(f"Frames that are the same: {told['unchanged']}.")
+    emit_rows(told["parameters"], ["name", "since", "until"], as_json=False, title="Parameters")
+    columns = ["band", "pointing", "track", "name", "since", "until"]
+    emit_rows(told["products"], columns, as_json=False, title="Products")
+
+
+@app.command()
 def fetch(
     mission: MissionId,
     out: Annotated[Path, typer.Option(help="Folder for the FITS files and previews.")] = Path(),
@@ -169,11 +198,16 @@ def _pick(summary: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _change(mission: str, wish: Wish, as_json: bool, then: str) -> None:
-    from starloom.archive import arrivals, missions
+    from starloom.archive import missions
 
     with open_archive().transaction() as session:
         found, changed = missions.change(session, mission, wish)
-        flying = arrivals.in_flight(session, mission)
+    _tell(found, changed, as_json, then, waits=wish != "cancel")
+
+
+def _tell(found: Mission, changed: bool, as_json: bool, then: str, *, waits: bool) -> None:
+    from starloom.archive import arrivals
+
     _show([found], as_json)
     if as_json:
         return
@@ -181,7 +215,9 @@ def _change(mission: str, wish: Wish, as_json: bool, then: str) -> None:
         say(f"It was {found.status} already; nothing changed.")
         return
     say(then)
-    if wish != "cancel" and flying:
+    with open_archive().session() as session:
+        flying = arrivals.in_flight(session, found.id)
+    if waits and flying:
         say(
             f"{flying} frames are still in flight; it waits for them {open_settings().settle_max_s:.0f} s at most."
         )
@@ -201,16 +237,23 @@ def complete(mission: MissionId, json: JsonOption = False) -> None:
 
 
 @app.command()
-def restack(mission: MissionId, json: JsonOption = False) -> None:
+def restack(
+    mission: MissionId,
+    reason: Annotated[str, typer.Option(help="Why; stands in the event.")] = "",
+    json: JsonOption = False,
+) -> None:
     """Ask for the next revision now, late frames included.
 
     From STACKED, STACKING (one more after the running one) or FAILED.
 
     The same frames with the same parameters give no new revision.
 
-    Example: starloom mission restack 550
+    Example: starloom mission restack 550 --reason "new flats"
     """
-    _change(mission, "restack", json, "The next revision starts by itself.")
+    from starloom.operating import restack as ask
+
+    found, changed = ask(open_archive(), mission, reason)
+    _tell(found, changed, json, "The next revision starts by itself.", waits=True)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from starloom.archive import claims, frames, missions
+from starloom.archive import claims, frames, missions, revisions
 from starloom.archive.models import Frame, Photometry
 from starloom.archive.staleness import NO_FRAMES
 from starloom.calibration.step import header_value
@@ -233,9 +233,9 @@ def _tell_the_nodes(hub: Hub, claim: ClaimRef, reports: Sequence[FrameReport]) -
             },
         )
         with hub.archive.session() as session:
-            newest = claims.newest_revision(session, claim.mission_id)
+            newest = revisions.newest_revision(session, claim.mission_id)
         if newest != claim.n:
             write_receipt(hub, frame)
             return
     with hub.archive.transaction() as session:
-        claims.note_told(session, claim.revision_id)
+        revisions.note_told(session, claim.revision_id)

@@ -27,8 +27,10 @@ def test_the_deployments_are_those_of_the_flows() -> None:
     import flows.frames
     import flows.ingest
     import flows.masters
+    import flows.operators
     import flows.stack
     import flows.sweep
+    import flows.tidy
 
     known = {
         flow.name
@@ -36,8 +38,11 @@ def test_the_deployments_are_those_of_the_flows() -> None:
             flows.frames.process_frames,
             flows.ingest.ingest,
             flows.masters.build_masters,
+            flows.operators.requeue_frames,
+            flows.operators.restack_mission,
             flows.stack.stack_mission,
             flows.sweep.sweep,
+            flows.tidy.tidy,
         )
     }
     assert {name.partition("/")[0] for name in wanted_deployments(checkout())} == known

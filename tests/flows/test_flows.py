@@ -65,9 +65,10 @@ def artifacts_of(server: RunningPrefect, state: Any) -> set[str]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that try again at once."""
     import tasks.frames
+    import tasks.operators
     import tasks.sweep
 
-    for module in (tasks.frames, tasks.sweep):
+    for module in (tasks.frames, tasks.operators, tasks.sweep):
         for task in vars(module).values():
             if hasattr(task, "retry_delay_seconds"):
                 monkeypatch.setattr(task, "retry_delay_seconds", [0.0, 0.0, 0.0])
@@ -137,8 +138,14 @@ def test_from_the_inbox_to_a_published_stack(
     assert frames_of(hub)[corrupt.name].disposition == "quarantined"
     assert list(hub.lake.list("inbox/")) == []
 
-    # sweep: not before its time, then once
+    # sweep: not before its time, not while a run that waits for a worker has it, then once
     assert sweep()["frames_retried"] == 0
+    with hub.archive.transaction() as session:
+        session.get(Frame, victim.id).next_attempt_at = datetime.now(UTC)  # type: ignore[union-attr]
+    assert sweep()["frames_retried"] == 0
+    for run in prefect_client.api.runs(PROCESS):
+        ended = {"state": {"type": "CANCELLED"}, "force": True}
+        prefect_client.api._call("POST", f"/flow_runs/{run['id']}/set_state", ended)
     with hub.archive.transaction() as session:
         session.get(Frame, victim.id).next_attempt_at = datetime.now(UTC)  # type: ignore[union-attr]
     state = sweep(return_state=True)
@@ -161,6 +168,9 @@ def test_from_the_inbox_to_a_published_stack(
     assert revision.holder == str(state.state_details.flow_run_id)
     state = stack_mission(MISSION, event, return_state=True)
     assert (state.name, state.is_completed()) == ("AlreadyClaimed", True)
+    with hub.archive.session() as session:
+        assert session.get(StatusEvent, event).surplus_runs == 1  # type: ignore[union-attr]
+        assert session.exec(select(Revision.told_at)).one() is not None
     state = stack_mission(MISSION, complete(hub), return_state=True)
     assert (state.name, state.is_completed()) == ("Unchanged", True)
     with hub.archive.session() as session:
@@ -199,6 +209,29 @@ def test_a_holder_that_lost_its_lease_says_so_and_does_not_fail(hub: Hub, monkey
     assert (state.name, state.is_completed()) == ("LeaseLost", True)
 
 
+@pytest.mark.usefixtures("prefect_client")
+def test_a_mission_cancelled_beneath_its_run_ends_it_in_peace(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    import starloom.coadd.step
+    from flows.stack import stack_mission
+
+    def cancelled(*_: object) -> None:
+        raise claims.MissionCancelled("cancelled")
+
+    monkeypatch.setattr(starloom.coadd.step, "bind_and_plan", cancelled)
+    state = stack_mission(MISSION, complete(hub), return_state=True)
+    assert (state.name, state.is_completed()) == ("MissionCancelled", True)
+
+
+def test_a_run_loads_what_stacks_only_when_the_mission_is_its_own() -> None:
+    """Two of the four seconds from a run's start to its claim were the loading of numpy, scipy and astropy."""
+    heavy = "print([name for name in ('numpy', 'scipy', 'astropy', 'numba') if name in sys.modules])"
+    done = subprocess.run(
+        [*python()[:1], "-c", f"import sys, flows.stack; {heavy}"],
+        cwd=checkout(), capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.usefixtures("prefect_client", "impatient")
 def test_sweep_does_what_it_can_when_a_part_fails(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.sweep import sweep
@@ -207,15 +240,76 @@ def test_sweep_does_what_it_can_when_a_part_fails(hub: Hub, monkeypatch: pytest.
     def silent(_: Hub) -> int:
         raise Unavailable("the lake is silent")
 
-    monkeypatch.setattr(sweeping, "tidy_lake", silent)
     monkeypatch.setattr(sweeping, "learn_instruments", silent)
     claims.claim(hub.archive, MISSION, complete(hub), "dead", -1)
     state = sweep(return_state=True)
     assert state.is_failed()
-    assert "objects_removed" in state.message
     assert "instruments_learnt" in state.message
     with hub.archive.session() as session:
         assert session.get(Mission, MISSION).status == "COMPLETE"  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("prefect_client", "impatient")
+def test_tidy_does_what_it_can_when_a_part_fails(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.tidy import tidy
+    from starloom import sweeping
+
+    state = tidy(return_state=True)
+    assert state.result() == {
+        "frames_found": 0, "receipts_written": 0, "objects_removed": 0,
+        "raw_checked": 0, "raw_damaged": 0, "raw_copied": 0,
+    }  # fmt: skip
+
+    def silent(_: Hub) -> int:
+        raise Unavailable("the lake is silent")
+
+    with hub.archive.transaction() as session:
+        session.add(Frame(name="forgotten", node_id="T1"))
+    monkeypatch.setattr(sweeping, "tidy_lake", silent)
+    state = tidy(return_state=True)
+    assert state.is_failed()
+    assert "objects_removed" in state.message
+    with hub.archive.session() as session:
+        assert session.exec(select(Frame.next_attempt_at)).one() is not None
+
+
+@pytest.mark.usefixtures("impatient")
+def test_operators_requeue_and_restack_with_parameters(hub: Hub, prefect_client: RunningPrefect) -> None:
+    from flows.operators import requeue_frames, restack_mission
+
+    with hub.archive.transaction() as session:
+        mission = session.get(Mission, MISSION)
+        assert mission is not None
+        mission.status = "FAILED"
+        for name, code in (("a", "retries-spent"), ("b", "truncated")):
+            session.add(
+                Frame(
+                    name=name, node_id="T1", obs_req=MISSION, ingest="ok", disposition="quarantined",
+                    disposition_code=code,
+                )
+            )  # fmt: skip
+    state = requeue_frames(mission=MISSION, code="retries-spent", return_state=True)
+    assert state.result() == 1
+    assert "requeued" in artifacts_of(prefect_client, state)
+    assert {frame.name: frame.disposition for frame in frames_of(hub).values()} == {
+        "a": "active", "b": "quarantined",
+    }  # fmt: skip
+    assert requeue_frames(return_state=True).is_failed()  # all frames of the archive are never meant
+    assert restack_mission(MISSION, "new flats") is True
+    assert restack_mission(MISSION, "new flats") is False
+    with hub.archive.session() as session:
+        newest = session.exec(select(StatusEvent).order_by(StatusEvent.id.desc())).first()  # type: ignore[union-attr]
+    assert newest is not None
+    assert (newest.new_status, newest.reason) == ("COMPLETE", "new flats")
+
+
+def test_frames_of_runs_that_wait_are_known(prefect_client: RunningPrefect) -> None:
+    import tasks.sweep
+
+    prefect_client.api.create_run(
+        PROCESS, {"batch": {"name": "w", "frame_ids": ["waits-1", "waits-2"]}}, idempotency_key="waits"
+    )
+    assert {"waits-1", "waits-2"} <= tasks.sweep.waiting_frames()
 
 
 @pytest.mark.usefixtures("prefect_client", "impatient")

@@ -46,6 +46,7 @@ def upgrade() -> None:
     op.add_column(
         "status_event", sa.Column("surplus_runs", sa.Integer(), nullable=False, server_default=sa.text("0"))
     )
+    op.add_column("status_event", sa.Column("reason", sa.String(length=255), nullable=True))
     op.add_column("frame", sa.Column("in_hand", sa.String(length=12), nullable=True))
     op.add_column("frame", sa.Column("disposition_at", UtcDateTime(timezone=True), nullable=True))
     op.add_column("revision", sa.Column("told_at", UtcDateTime(timezone=True), nullable=True))

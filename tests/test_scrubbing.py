@@ -1,0 +1,113 @@
+"""Scrubbing: stored bytes against the hash in their keys, a share at a time, and the second copy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlmodel import select
+
+from starloom import scrubbing
+from starloom.archive.models import Frame, RawCheck
+from starloom.hub import Hub
+from starloom.lake import keys
+from starloom.settings import Settings
+
+START = datetime(2026, 10, 8, 20, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    made = Hub.open(Settings(home=tmp_path / "home"))
+    made.archive.migrate()
+    made.lake.prepare()
+    yield made
+    made.archive.dispose()
+
+
+def with_copy(hub: Hub, tmp_path: Path) -> Hub:
+    settings = hub.settings.model_copy(update={"raw_copy_url": (tmp_path / "copy").as_uri()})
+    return Hub(settings, hub.lake, hub.archive)
+
+
+def file(hub: Hub, data: bytes) -> str:
+    """File a raw frame; return its key."""
+    digest = hashlib.sha256(data).hexdigest()
+    key = keys.raw("T1", START, digest, compressed=True)
+    hub.lake.put_bytes(data, key)
+    with hub.archive.transaction() as session:
+        session.add(
+            Frame(name=digest, node_id="T1", raw_key=key, raw_sha256=digest, ingest="ok", pixel_digest=digest)
+        )
+    return key
+
+
+def checks(hub: Hub) -> dict[str, RawCheck]:
+    with hub.archive.session() as session:
+        return {check.key: check for check in session.exec(select(RawCheck)).all()}
+
+
+def test_a_share_is_checked_each_time_those_longest_unchecked_first(hub: Hub) -> None:
+    found = {file(hub, bytes([i])) for i in range(3)}
+    seen: list[set[str]] = []
+    for _ in range(3):
+        assert scrubbing.scrub(hub) == {"raw_checked": 1, "raw_damaged": 0, "raw_copied": 0}
+        seen.append(set(checks(hub)))
+    assert [len(some) for some in seen] == [1, 2, 3]
+    assert seen[-1] == found
+    oldest = min(found)
+    with hub.archive.transaction() as session:
+        session.get(RawCheck, oldest).checked_at = START - timedelta(days=9)  # type: ignore[union-attr]
+    scrubbing.scrub(hub)
+    assert checks(hub)[oldest].checked_at > START
+    off = Hub(hub.settings.model_copy(update={"scrub_days": 0}), hub.lake, hub.archive)
+    assert scrubbing.scrub(off)["raw_checked"] == 0
+
+
+def test_every_raw_object_comes_round_within_the_days(hub: Hub) -> None:
+    for i in range(50):
+        file(hub, bytes([i]))
+    with hub.archive.session() as session:
+        share = len(scrubbing.due_objects(session, 1, with_copy=False))
+    assert share * scrubbing.RUNS_A_DAY >= 50
+    assert share == 3
+
+
+@pytest.mark.parametrize(("harm", "state"), [("flip", "mismatch"), ("lose", "missing")])
+def test_damage_is_found_and_is_an_alarm(hub: Hub, harm: str, state: str) -> None:
+    key = file(hub, b"light of long ago")
+    if harm == "flip":
+        (hub.settings.home / "lake" / key).write_bytes(b"light of long agp")
+    else:
+        hub.lake.delete(key)
+    assert scrubbing.scrub(hub)["raw_damaged"] == 1
+    check = checks(hub)[key]
+    assert (check.state, check.alert) == (state, True)
+    assert check.detail == f"object: {state}; second copy: none is configured"
+
+
+def test_the_second_copy_is_made_and_checked(hub: Hub, tmp_path: Path) -> None:
+    found = [file(hub, bytes([i])) for i in range(3)]
+    both = with_copy(hub, tmp_path)
+    assert scrubbing.scrub(both) == {"raw_checked": 3, "raw_damaged": 0, "raw_copied": 3}
+    assert {check.copy_state for check in checks(hub).values()} == {"ok"}
+    copy = tmp_path / "copy" / found[0]
+    assert copy.read_bytes() == b"\0"
+    copy.write_bytes(b"x")
+    with hub.archive.transaction() as session:
+        session.get(RawCheck, found[0]).checked_at = START  # type: ignore[union-attr]
+    assert scrubbing.scrub(both)["raw_damaged"] == 1
+    assert checks(hub)[found[0]].detail == "object: ok; second copy: mismatch"
+    # A copy that is gone is made again while the object is whole; a damaged object is copied nowhere.
+    copy.unlink()
+    (hub.settings.home / "lake" / found[1]).write_bytes(b"y")
+    with hub.archive.transaction() as session:
+        for key in found[:2]:
+            session.get(RawCheck, key).checked_at = START  # type: ignore[union-attr]
+    scrubbing.scrub(both)
+    scrubbing.scrub(both)
+    assert (checks(hub)[found[0]].state, checks(hub)[found[0]].copy_state) == ("ok", "ok")
+    assert (checks(hub)[found[1]].state, checks(hub)[found[1]].copy_state) == ("mismatch", "ok")
