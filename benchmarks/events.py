@@ -18,7 +18,9 @@ import os
 import queue
 import random
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -224,6 +226,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=1800.0)
     chosen = parser.parse_args()
     rng = random.Random(chosen.seed)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and the servers end with us
     home = Path(tempfile.mkdtemp(prefix="starloom-events-"))
     home.chmod(0o755)
     ports = free_port(), free_port()
