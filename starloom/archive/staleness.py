@@ -61,7 +61,7 @@ def stale_missions(session: Session, quiet_s: float) -> list[Mission]:
     latest: dict[str, datetime] = dict(_missions_with_a_first_frame(session))
     for mission_id, change in _changes(session, None, note=True):
         latest[mission_id] = max(change.at, latest.get(mission_id, change.at))
-    stale = [mission_id for mission_id, moment in latest.items() if moment < horizon]
+    stale = [mission_id for mission_id, moment in latest.items() if moment <= horizon]
     found: list[Mission] = []
     for i in range(0, len(stale), 500):  # a statement takes only so many parameters
         page = select(Mission).where(col(Mission.id).in_(stale[i : i + 500])).order_by(col(Mission.id))

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from starloom.cli.app import app
 from starloom.coadd import read_input, stack_files
-from starloom.errors import BadInput
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -59,13 +58,15 @@ def test_mosaic_of_tiles_with_unlike_backgrounds(tmp_path):
     assert abs(np.nanmedian(step[seams])) < 0.3 * noise
 
 
-def test_two_telescopes_cutouts_without_common_stars_are_refused_with_reasons(tmp_path):
+def test_two_telescopes_cutouts_without_common_stars_are_tied_by_their_headers(tmp_path):
     paths = sorted((DATA / "bok_mosaic3_ra217").glob("*ooi*.fits"))
-    with pytest.raises(BadInput) as info:
-        stack_files(paths, tmp_path / "out.fits")
-    assert info.value.code == "nothing-to-stack"
-    assert all(f"{path.name} too-few-stars" in str(info.value) for path in paths)
-    assert not list(tmp_path.iterdir())
+    report = stack_files(paths, tmp_path / "out.fits")
+    assert sorted((p.band, p.n_used) for p in report.products) == [("g", 3), ("r", 3), ("z", 2)]
+    stated = {path.name: fits.getheader(path)["MAGZERO"] for path in paths}
+    for frame in (frame for product in report.products for frame in product.frames):
+        assert frame.n_common_stars < 5
+        # Its own word is all there is: of single frames nothing tells better.
+        assert -2.5 * np.log10(frame.scale) == pytest.approx(stated[frame.id] - 25, abs=0.02)
 
 
 def test_survey_cutouts_stack_by_band(tmp_path):

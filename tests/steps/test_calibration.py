@@ -178,7 +178,7 @@ def test_the_step_is_idempotent_and_survives_its_death(observatory: Observatory,
     written = [item.key for item in hub.lake.list("calibrated/")]
     assert len(written) == 2  # one is an orphan, which `sweep` removes past its grace
     object.__setattr__(hub.settings, "orphan_grace_s", -3600.0)
-    assert sweeping.tidy_lake(hub, every_s=0) == 1
+    assert sweeping.tidy_lake(hub) == 1
     assert [item.key for item in hub.lake.list("calibrated/")] == [frame.calibrated_key]
     assert len(list(hub.lake.list("masters/"))) == 1
 
