@@ -1,9 +1,9 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := hub,postgres,dask,online,gaia,blind,dev
+EXTRAS := hub,postgres,dask,docker,online,gaia,blind,dev
 
-.PHONY: setup demo test test-quick lint bench-coadd clean
+.PHONY: setup demo test test-quick lint images chaos bench-coadd clean
 
 setup: .venv/.ready
 
@@ -26,6 +26,19 @@ test-quick: lint
 # Quick tests run first, slow ones last (tests/conftest.py orders them).
 test: lint
 	$(BIN)/pytest
+
+images:
+	docker build -f docker/Dockerfile --target cpu -t starloom:latest --build-arg COMMIT=$$(git rev-parse HEAD) .
+	docker build -f docker/Dockerfile --target volunteer -t starloom-volunteer:latest \
+		--build-arg COMMIT=$$(git rev-parse HEAD) .
+
+# A storm over a whole hub: every program killed at random while missions are stacked (docs/reliability.md). Interrupted
+# and called again with the same numbers, it goes on where it was; FRESH=--fresh begins anew.
+MISSIONS ?= 30
+KILLS ?= 12
+SEED ?= 1
+chaos: setup
+	$(BIN)/python -m tests.chaos.storm --missions $(MISSIONS) --kills $(KILLS) --seed $(SEED) $(FRESH)
 
 # Hours, and 12 GB of simulated frames in the system's temporary folder; SWarp and Siril join in where installed.
 bench-coadd: setup

@@ -21,6 +21,7 @@ from tasks.sweep import (
     reconcile_missions,
     reopen_stale_missions,
     tidy_work,
+    watch,
 )
 
 
@@ -35,6 +36,7 @@ def sweep() -> dict[str, int] | State[Any]:
         "missions_given_back": reconcile_missions(return_state=True),
         "missions_reopened": reopen_stale_missions(return_state=True),
         "runs_ended": end_hung_runs(return_state=True),
+        "conditions_told": watch(return_state=True),
     }
     found = due_batches(return_state=True).result(raise_on_failure=False)
     batches: list[FrameBatch] = found if isinstance(found, list) else []

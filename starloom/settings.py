@@ -1,21 +1,25 @@
 """Settings: the one source of configuration, from the environment and the hub's own state file.
 
 Precedence, highest first: ``STARLOOM_*`` environment variables, ``$STARLOOM_HOME/hub.env`` (written with mode
-0600 by ``starloom up`` for the embedded services), the defaults below.
+0600 by ``starloom up`` for the embedded services), files named like the variables in ``$STARLOOM_SECRETS_DIR``
+(what Docker and Kubernetes mount as secrets), the defaults below.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from starloom.errors import BadInput
 from starloom.refcat.cache import cache_folder
 
+#: Settings as files, one each, named like its variable: what Docker and Kubernetes mount as secrets.
+SECRETS_DIR = "STARLOOM_SECRETS_DIR"
 #: Secrets that appear in documentation or compose examples; production refuses them.
 WELL_KNOWN_SECRETS = frozenset({"", "changeme", "starloom", "secret", "password", "minioadmin"})
 
@@ -23,6 +27,17 @@ WELL_KNOWN_SECRETS = frozenset({"", "changeme", "starloom", "secret", "password"
 def default_home() -> Path:
     """Return ``$STARLOOM_HOME`` or ``~/.starloom``: where embedded services keep state, logs and pids."""
     return Path(os.environ.get("STARLOOM_HOME") or Path.home() / ".starloom")
+
+
+class JobLimits(BaseModel):
+    """What the container of one run may take of its machine."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    #: Memory as Docker writes it (``512m``, ``4g``); a container above it is killed and its run CRASHED.
+    memory: str = Field(pattern=r"^[1-9]\d*[kmg]$")
+    #: Cores; all of the machine's where it is not said. Docker refuses more than there are.
+    cpus: float | None = Field(default=None, ge=0.01)
 
 
 class Settings(BaseSettings):
@@ -50,7 +65,39 @@ class Settings(BaseSettings):
 
     prefect_api_url: str = ""
     prefect_api_auth_string: SecretStr = SecretStr("")
-    work_pool: str = "starloom"
+    #: Seconds between a run's signs of life, 30 at least (Prefect's own bound). An automation takes a run for dead
+    #: that has been silent for two and a half of them, so every worker must run with the same number.
+    run_heartbeat_s: int = Field(default=30, ge=30)
+    #: Prefect block (Slack, e-mail, any webhook) that alerts go through; `starloom automations notify` makes one.
+    alert_block: str = "starloom-alerts"
+    #: When `sweep` raises an alert: a registered node silent for so many hours; this share of a node's frames of
+    #: the last day quarantined; so many frames waiting, or one for so many hours; a disk full to this share.
+    alert_node_silent_h: float = Field(default=72.0, gt=0)
+    alert_quarantined_fraction: float = Field(default=0.2, gt=0, le=1)
+    alert_waiting_frames: int = Field(default=5000, gt=0)
+    alert_waiting_h: float = Field(default=6.0, gt=0)
+    alert_disk_fraction: float = Field(default=0.9, gt=0, lt=1)
+
+    #: Whether runs are processes of the worker's machine or containers of its Docker engine.
+    work_pool_type: Literal["process", "docker"] = "process"
+    #: ``starloom``, or ``starloom-docker``: a pool keeps its type for ever.
+    work_pool: str = ""
+    #: Where the embedded lake and Prefect listen. Containers do not reach loopback: the gateway of their bridge.
+    bind_address: str = "127.0.0.1"
+
+    #: The Docker pool: image of its jobs, and when it is pulled.
+    image: str = "starloom:latest"
+    image_pull_policy: Literal["IfNotPresent", "Always", "IfPossible", "Never"] = "IfNotPresent"
+    #: Unset, Prefect takes the host's own network as soon as its API is on loopback.
+    network_mode: str = Field(default="bridge", min_length=1)
+    #: Names that containers resolve beside those of DNS, as JSON: ``{"lake.example": "10.0.0.5"}``.
+    extra_hosts: dict[str, str] = Field(default_factory=dict)
+    #: Volumes beside the secrets; the cache keeps star catalogues and compiled code from run to run.
+    volumes: list[str] = Field(default_factory=lambda: ["starloom-cache:/home/starloom/.cache"])
+    #: Variables of the jobs' environment that are to differ from the hub's settings; no secret: it can be read.
+    job_env: dict[str, str] = Field(default_factory=dict)
+    #: Limits by deployment, as JSON: ``{"stack-mission": {"memory": "16g", "cpus": 8}}``; see `DEFAULT_LIMITS`.
+    job_limits: dict[str, JobLimits] = Field(default_factory=dict)
 
     #: Intervals of the scheduled flows, seconds. A run costs about 3 CPU-s, most of them to start.
     ingest_interval_s: float = 30.0
@@ -116,12 +163,22 @@ class Settings(BaseSettings):
     #: Seconds a query may take before the local catalogue answers instead.
     refcat_timeout_s: float = Field(default=30.0, gt=0)
 
+    @field_validator("bind_address")
+    @classmethod
+    def _one_address(cls, said: str) -> str:
+        # It is also the address at which the hub's own programs look for its services.
+        if ipaddress.ip_address(said).is_unspecified:
+            raise ValueError(f"{said} is no address that a client could connect to; name one of this machine's")
+        return said
+
     @model_validator(mode="after")
     def _fill_and_check(self) -> Settings:
         if not self.lake_url:
             self.lake_url = (self.home / "lake").absolute().as_uri()
         if not self.archive_url.get_secret_value():
             self.archive_url = SecretStr(f"sqlite:///{(self.home / 'archive.sqlite').absolute()}")
+        if not self.work_pool:
+            self.work_pool = "starloom" if self.work_pool_type == "process" else "starloom-docker"
         if "refcat_dir" not in self.model_fields_set:
             self.refcat_dir = self.home / "refcat"
         if "refcat_online" not in self.model_fields_set:
@@ -157,7 +214,12 @@ def load_settings(home: Path | None = None) -> Settings:
     base = home or default_home()
     # With pydantic-settings the environment outranks the env file, which outranks the defaults.
     try:
-        return Settings(home=base, _env_file=base / "hub.env", _env_file_encoding="utf-8")
+        return Settings(
+            home=base,
+            _env_file=base / "hub.env",
+            _env_file_encoding="utf-8",
+            _secrets_dir=os.environ.get(SECRETS_DIR) or None,
+        )
     except ValidationError as error:
         # Without the values: what is wrong may be a secret.
         wrong = error.errors(include_input=False, include_url=False)

@@ -8,10 +8,12 @@ from datetime import UTC, datetime, timedelta
 from prefect import get_client, task
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.settings import get_current_settings
 from prefect.states import Cancelling
 
-from starloom import holding, mastering, scrubbing, sweeping
+from starloom import holding, mastering, scrubbing, sweeping, watching
 from starloom.batches import FrameBatch
+from starloom.dispatch.rest import PrefectApi
 from starloom.hub import current_hub
 from starloom.mastering import MasterWork
 from tasks.retrying import UPKEEP_S, retrying
@@ -107,6 +109,15 @@ def scrub() -> dict[str, int]:
 def reopen_stale_missions() -> int:
     """Open the next revision where late frames have come and gone quiet."""
     return sweeping.reopen_stale_missions(current_hub())
+
+
+@task(**retrying(UPKEEP_S))
+def watch() -> int:
+    """Tell which nodes have fallen silent, which queues and disks fill, and when that is over."""
+    server = get_current_settings().api  # as this run reaches it, in a container too
+    auth = server.auth_string.get_secret_value() if server.auth_string else ""
+    with PrefectApi(str(server.url), auth) as teller:
+        return watching.watch(current_hub(), teller)
 
 
 @task(**retrying(UPKEEP_S))

@@ -113,6 +113,8 @@ class Frame(SQLModel, table=True):
         Index("ix_frame_due", "disposition", "next_attempt_at"),
         # The earlier frames of an instrument in a band, newest first: photometry's history.
         Index("ix_frame_history", "instrument_id", "band", "start_utc"),
+        # When a node was last heard, and its last day: looked at every few minutes.
+        Index("ix_frame_received", "node_id", "received_at"),
     )
 
     id: str = Field(default_factory=lambda: uuid4().hex, primary_key=True, sa_type=String(32))
@@ -528,3 +530,20 @@ class Announcement(SQLModel, table=True):
     announced_at: datetime = time(default=utc_now)
     expires_at: datetime = time(default=utc_now)
     arrived_at: datetime | None = time()
+
+
+class Condition(SQLModel, table=True):
+    """Something that somebody is to be told of when it begins and when it ends: a silent node, a full disk."""
+
+    __tablename__ = "condition"
+
+    kind: str = text(32, primary_key=True)
+    subject: str = text(128, primary_key=True)
+    """What it is about: a node's id, a queue, a disk."""
+    began_at: datetime = time(default=utc_now)
+    value: float
+    message: str = text(500)
+    told_at: datetime | None = time()
+    """When its beginning was told."""
+    ended_at: datetime | None = time()
+    """When it ended; the row goes when that was told."""

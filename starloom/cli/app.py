@@ -8,6 +8,7 @@ import typer
 
 from starloom import __version__
 from starloom.cli import (
+    automations,
     demo,
     frame_rows,
     hub,
@@ -19,6 +20,7 @@ from starloom.cli import (
     science,
     stacking,
     telescope,
+    watchdog,
 )
 
 app = typer.Typer(
@@ -36,6 +38,8 @@ app.command("up", rich_help_panel=HUB)(hub.up)
 app.command("down", rich_help_panel=HUB)(hub.down)
 app.command("status", rich_help_panel=HUB)(hub.status)
 app.command("relay", rich_help_panel=HUB)(hub.relay)
+app.command("watchdog", rich_help_panel=HUB)(watchdog.watchdog)
+app.add_typer(automations.app, name="automations", rich_help_panel=HUB)
 app.add_typer(missions.app, name="mission", rich_help_panel=HUB)
 app.add_typer(nodes.app, name="node", rich_help_panel=HUB)
 app.add_typer(frame_rows.app, name="frames", rich_help_panel=HUB)

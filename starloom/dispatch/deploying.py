@@ -7,7 +7,9 @@ operator has set. So each part is registered only when it changed, or when the s
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from typing import Any
 import yaml
 
 from starloom.batches import FrameBatch
+from starloom.dispatch.pool import base_job_template, check_pool, job_variables, write_secrets
 from starloom.dispatch.rest import PrefectApi
 from starloom.dispatch.services import python, run_program
-from starloom.errors import StarloomError
+from starloom.errors import Conflict, StarloomError
 from starloom.settings import Settings
 
 #: Work queues in the order in which a worker serves them: upkeep is short, and frames come without end.
@@ -33,9 +36,16 @@ def register(settings: Settings, env: Mapping[str, str], root: Path, say: Say) -
     Raises
     ------
     StarloomError
-        ``unset-setting``: prefect.yaml reads a variable that is empty; ``program-failed``.
+        ``unset-setting``: prefect.yaml reads a variable that is empty; ``program-failed``; what
+        `starloom.dispatch.pool.check_pool` refuses.
+    Conflict
+        ``pool-of-another-type``.
     """
     check_variables(root / "prefect.yaml", env)
+    in_docker = settings.work_pool_type == "docker"
+    if in_docker:
+        check_pool(settings, wanted_deployments(root))
+        write_secrets(settings)
     with PrefectApi.from_settings(settings) as api:
         blocks = _digest(
             settings.prefect_api_url,
@@ -50,6 +60,7 @@ def register(settings: Settings, env: Mapping[str, str], root: Path, say: Say) -
             say("prefect: register blocks")
             run_program(python("blocks.register"), env, cwd=root, what="registering the blocks")
             _write(stamps / "blocks-registered", blocks)
+        _check_pool_type(settings, api.pool_type(settings.work_pool))
         deployed = deployment_digest(settings, root)
         if _read(stamps / "deployed") != deployed or not known.issuperset(wanted_deployments(root)):
             say("prefect: register work pool and deployments")
@@ -57,18 +68,36 @@ def register(settings: Settings, env: Mapping[str, str], root: Path, say: Say) -
             for priority, queue in enumerate(QUEUES, start=1):
                 api.set_priority(settings.work_pool, queue, priority)
             _write(stamps / "deployed", deployed)
-        # prefect.yaml takes no variable for an interval; deploying has just put its own there.
+        # prefect.yaml takes no variable for an interval, nor for a number; deploying has just put its own there.
+        for deployment in wanted_deployments(root) if in_docker else ():
+            api.set_job_variables(deployment, job_variables(settings, deployment.rpartition("/")[2]))
         api.set_interval("ingest/ingest", "inbox", settings.ingest_interval_s)
         api.set_interval("sweep/sweep", "sweep", settings.sweep_interval_s)
 
 
+def _check_pool_type(settings: Settings, found: str | None) -> None:
+    """Refuse a pool that exists under the name with another type: Prefect would keep the type and say nothing."""
+    if found not in (None, settings.work_pool_type):
+        raise Conflict(
+            f"the work pool {settings.work_pool} is of type {found}, not {settings.work_pool_type}",
+            code="pool-of-another-type",
+            hint="Set STARLOOM_WORK_POOL to another name; the old pool can be deleted once its runs have ended.",
+        )
+
+
 def _deploy(settings: Settings, env: Mapping[str, str], root: Path) -> None:
-    run_program(
-        python("prefect", "work-pool", "create", settings.work_pool, "--type", "process", "--overwrite"),
-        env,
-        cwd=root,
-        what="creating the work pool",
-    )
+    with tempfile.TemporaryDirectory(prefix="starloom-pool-") as folder:
+        options = ["--type", settings.work_pool_type, "--overwrite"]
+        if settings.work_pool_type == "docker":
+            template = Path(folder) / "template.json"
+            template.write_text(json.dumps(base_job_template(settings)), encoding="utf-8")
+            options += ["--base-job-template", str(template)]
+        run_program(
+            python("prefect", "work-pool", "create", settings.work_pool, *options),
+            env,
+            cwd=root,
+            what="creating the work pool",
+        )
     run_program(
         python("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(root / "prefect.yaml")),
         env,
@@ -114,6 +143,7 @@ def deployment_digest(settings: Settings, root: Path) -> str:
     return _digest(
         settings.prefect_api_url,
         settings.work_pool,
+        json.dumps(base_job_template(settings)) if settings.work_pool_type == "docker" else "",
         *(path.read_text(encoding="utf-8") for path in (root / "prefect.yaml", *flows)),
         str(FrameBatch.model_json_schema()),
     )

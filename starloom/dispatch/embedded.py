@@ -1,12 +1,15 @@
-"""``starloom up`` and ``down``: lake, archive, Prefect server, worker and relay on one machine, on loopback.
+"""``starloom up`` and ``down``: lake, archive, Prefect server, worker and relay on one machine.
 
-Whatever the environment configures (an external lake or server) is used as it is and not started.
+They listen on loopback, or where ``bind_address`` says: a Docker pool's containers do not reach loopback. Whatever
+the environment configures (an external lake or server) is used as it is and not started.
 """
 
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ from pathlib import Path
 
 from starloom.archive import Archive
 from starloom.dispatch.deploying import register
+from starloom.dispatch.pool import check_archive
 from starloom.dispatch.rest import PrefectApi
 from starloom.dispatch.services import Service, checkout, free_port, python
 from starloom.errors import Conflict, Unavailable
@@ -64,7 +68,10 @@ class Embedded:
                 raise
 
     def _up(self, root: Path, say: Say) -> Settings:
-        self._up_lake(say)
+        settings = load_settings(self.home)
+        if settings.work_pool_type == "docker":
+            check_archive(settings)
+        self._up_lake(settings, say)
         settings = load_settings(self.home)
         say("archive: migrate")
         archive = Archive(settings.archive_url.get_secret_value())
@@ -76,6 +83,8 @@ class Embedded:
         settings = load_settings(self.home)
         env = program_environment(settings, root)
         register(settings, env, root, say)
+        if self.service("worker").pid is None:
+            stop_containers(settings)
         if self.service("worker").pid is None and "STARLOOM_PREFECT_API_URL" not in os.environ:
             with PrefectApi.from_settings(settings) as api:
                 api.crash_orphans(settings.work_pool)
@@ -106,6 +115,8 @@ class Embedded:
             if self.service(name).stop():
                 say(f"{name}: stopped")
                 stopped.append(name)
+                if name == "worker":
+                    stop_containers(load_settings(self.home))
         return stopped
 
     def pids(self) -> dict[str, int | None]:
@@ -118,10 +129,10 @@ class Embedded:
             say(f"{name}: start")
             service.start(command, env, cwd=root)
 
-    def _up_lake(self, say: Say) -> None:
+    def _up_lake(self, settings: Settings, say: Say) -> None:
         if "STARLOOM_LAKE_URL" in os.environ:
             return
-        lake, service = SeaweedFS(self.home), self.service("lake")
+        lake, service = SeaweedFS(self.home, s3_bind=settings.bind_address), self.service("lake")
         if service.pid is None:
             say("lake: start SeaweedFS")
             write_env_file(self.home / "hub.env", lake.prepare())
@@ -134,13 +145,18 @@ class Embedded:
         settings, service = load_settings(self.home), self.service("prefect")
         if service.pid is None:
             known = settings.prefect_api_url.rpartition(":")[2].partition("/")[0]
-            port = free_port(int(known) if known.isdigit() else 4200)
-            url = f"http://127.0.0.1:{port}/api"
-            write_env_file(settings.env_file, {"STARLOOM_PREFECT_API_URL": url})
+            host = settings.bind_address
+            port = free_port(int(known) if known.isdigit() else 4200, host)
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}/api"
+            found = {"STARLOOM_PREFECT_API_URL": url}
+            if not (ipaddress.ip_address(host).is_loopback or settings.prefect_api_auth_string.get_secret_value()):
+                # Whoever reaches Prefect runs code on this machine and reads every block.
+                found["STARLOOM_PREFECT_API_AUTH_STRING"] = f"starloom:{secrets.token_urlsafe(24)}"
+            write_env_file(settings.env_file, found)
             settings = load_settings(self.home)
             say(f"prefect: start server on {url}")
             service.start(
-                python("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)),
+                python("prefect", "server", "start", "--host", host, "--port", str(port)),
                 program_environment(settings, checkout()),
                 cwd=self.home,
             )
@@ -174,6 +190,8 @@ def program_environment(settings: Settings, root: Path) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        # Handed on to every run, in containers too. The automation that takes a silent run for dead counts on it.
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(settings.run_heartbeat_s),
         # Results are references that the archive holds too; nothing is pickled into the home.
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
@@ -188,10 +206,21 @@ def program_environment(settings: Settings, root: Path) -> dict[str, str]:
     return env
 
 
+def stop_containers(settings: Settings) -> None:
+    """End what a Docker worker that is gone has left running; nobody would hear of its end."""
+    if settings.work_pool_type == "docker":
+        from starloom.dispatch.docker_worker import stop_jobs  # of the extra `docker`
+
+        stop_jobs(settings.home)
+
+
 def worker_command(settings: Settings) -> list[str]:
     """Return the command line of the embedded worker; it runs as many flows at once as the machine has cores."""
+    program = (
+        ["prefect", "worker"] if settings.work_pool_type == "process" else ["starloom.dispatch.docker_worker"]
+    )
     return python(
-        *("prefect", "worker", "start", "--pool", settings.work_pool, "--type", "process"),
+        *(*program, "start", "--pool", settings.work_pool, "--type", settings.work_pool_type),
         *("--name", "starloom-worker", "--limit", str(max(MIN_RUNS, os.cpu_count() or 1))),
     )
 

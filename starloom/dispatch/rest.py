@@ -183,6 +183,17 @@ class PrefectApi:
             body = {"schedule": {**schedule["schedule"], "interval": seconds}}
             self._call("PATCH", f"/deployments/{found['id']}/schedules/{schedule['id']}", body)
 
+    def set_job_variables(self, deployment: str, variables: dict[str, Any]) -> None:
+        """Change what the pool is told of a deployment's jobs; nothing happens when it is right already."""
+        found = self._call("GET", f"/deployments/name/{deployment}")
+        if found["job_variables"] != variables:
+            self._call("PATCH", f"/deployments/{found['id']}", {"job_variables": variables})
+
+    def pool_type(self, pool: str) -> str | None:
+        """Return the type of a work pool, None where there is no such pool."""
+        found = self._call("POST", "/work_pools/filter", {"work_pools": {"name": {"any_": [pool]}}})
+        return str(found[0]["type"]) if found else None
+
     def set_priority(self, pool: str, queue: str, priority: int) -> None:
         """Set which queue of a pool a worker serves first, 1 before 2; a queue that is not there is made."""
         known = self._call("POST", f"/work_pools/{pool}/queues/filter", {})
@@ -268,4 +279,69 @@ class PrefectApi:
 
     def automations(self) -> list[dict[str, Any]]:
         """Return all automations, the deployments' own triggers among them."""
-        return list(self._call("POST", "/automations/filter", {"limit": 200}))
+        return self._pages("/automations/filter", {})
+
+    def create_automation(self, body: dict[str, Any]) -> str:
+        """Create an automation and return its id."""
+        return str(self._call("POST", "/automations/", body)["id"])
+
+    def update_automation(self, automation_id: str, body: dict[str, Any]) -> None:
+        """Replace what an automation says; it keeps its id, and forgets what it has counted so far."""
+        self._call("PUT", f"/automations/{automation_id}", body)
+
+    def delete_automation(self, automation_id: str) -> None:
+        """Delete an automation."""
+        self._call("DELETE", f"/automations/{automation_id}")
+
+    def blocks(self, name: str) -> list[dict[str, Any]]:
+        """Return the blocks of a name, one of a type at most; their secrets stay with the server."""
+        body = {"block_documents": {"name": {"any_": [name]}}, "include_secrets": False}
+        return self._pages("/block_documents/filter", body)
+
+    def save_block(self, name: str, type_slug: str, data: dict[str, Any]) -> str:
+        """Create a block or replace the data of the one there is; return its id."""
+        kind = self._call("GET", f"/block_types/slug/{type_slug}")["id"]
+        known = [block for block in self.blocks(name) if block["block_type_id"] == kind]
+        wanted = {"block_schemas": {"block_type_id": {"any_": [kind]}}, "limit": 1}
+        (schema,) = self._call("POST", "/block_schemas/filter", wanted)  # the newest
+        body: dict[str, Any] = {"data": data, "block_schema_id": schema["id"]}
+        if known:
+            self._call("PATCH", f"/block_documents/{known[0]['id']}", {**body, "merge_existing_data": False})
+            return str(known[0]["id"])
+        return str(self._call("POST", "/block_documents/", {**body, "name": name, "block_type_id": kind})["id"])
+
+    def workers(self, pool: str) -> list[dict[str, Any]]:
+        """Return the workers that a pool has ever had, with ``status`` and ``last_heartbeat_time``."""
+        return self._pages(f"/work_pools/{pool}/workers/filter", {})
+
+    def last_success(self, deployment: str) -> dict[str, Any] | None:
+        """Return the run of a deployment that was the last to end well, None where none ever did."""
+        body = {
+            "deployments": {"id": {"any_": [self.deployment_id(deployment)]}},
+            "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+            "sort": "END_TIME_DESC",
+            "limit": 1,
+        }
+        found = self._call("POST", "/flow_runs/filter", body)
+        return dict(found[0]) if found else None
+
+    def events(self, names: list[str], resource: str, since: datetime) -> list[dict[str, Any]]:
+        """Return the newest events of the given names about one resource, at most 50."""
+        body = {
+            "filter": {
+                "event": {"name": names},
+                "resource": {"id": [resource]},
+                "occurred": {"since": since.isoformat(), "until": datetime.now(UTC).isoformat()},
+            },
+            "limit": 50,
+        }
+        return list(self._call("POST", "/events/filter", body)["events"])
+
+    def _pages(self, path: str, body: dict[str, Any], limit: int = 200) -> list[dict[str, Any]]:
+        """Ask for page after page, so that nothing behind the first is overlooked."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self._call("POST", path, {**body, "limit": limit, "offset": len(found)})
+            found += page
+            if len(page) < limit:
+                return found

@@ -37,17 +37,25 @@ def checkout() -> Path:
     return root
 
 
-def free_port(preferred: int) -> int:
-    """Return the preferred loopback port if nothing listens there, else a free one."""
+def free_port(preferred: int, address: str = "127.0.0.1") -> int:
+    """Return the preferred port of an address of this machine if nothing listens there, else a free one.
+
+    Raises
+    ------
+    StarloomError
+        ``no-port``: none is free, or the address is not this machine's.
+    """
     for wanted in (preferred, 0):
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", wanted))
+                probe.bind((address, wanted))
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise StarloomError("no free port on loopback", code="no-port")
+    raise StarloomError(
+        f"no free port on {address}", code="no-port", hint="Is STARLOOM_BIND_ADDRESS an address of this machine?"
+    )
 
 
 #: Set in the environment of every service and inherited by whatever it starts: how `stop` finds the rest.
