@@ -127,6 +127,9 @@ def claim(
 
     Parameters
     ----------
+    holder
+        Name of the run. A run that crashed and was started again finds the claim of its dead process and takes it
+        over at once, under the next epoch.
     token
         Chosen by a caller who may ask again: a claim that was made with it is returned, not refused.
 
@@ -170,11 +173,14 @@ def _claim(session: Session, mission_id: str, event_id: int, holder: str, lease_
         raise AlreadyClaimed(f"no mission {mission_id} with event {event_id}", code="no-such-event")
     event, last_n, last_epoch, held = found
     now = database_now(session)
+    resumed = False
     if held:
-        mine_already = _end_silent(session, mission_id, token, now)
+        mine_already = _claim_of(session, mission_id, token)
         if mine_already is not None:
             return mine_already
-    if event.state != "open" or mission.status != "COMPLETE":
+        own = _end_silent(session, mission_id, event_id, holder, now)
+        resumed = own and mission.status == "STACKING"
+    if not resumed and (event.state != "open" or mission.status != "COMPLETE"):
         raise AlreadyClaimed(f"mission {mission_id} is {mission.status}, event {event_id} is {event.state}")
     revision = Revision(
         mission_id=mission_id,
@@ -194,25 +200,43 @@ def _claim(session: Session, mission_id: str, event_id: int, holder: str, lease_
     return Claim(mission_id, revision.id, revision.n, revision.epoch, revision.token)
 
 
-def _end_silent(session: Session, mission_id: str, token: str, now: datetime) -> Claim | None:
-    """End the claim of a holder whose lease has run out; return a claim that was made with this token.
+def _claim_of(session: Session, mission_id: str, token: str) -> Claim | None:
+    """Return the living claim that was made with a token, if there is one."""
+    held = session.exec(
+        select(Revision).where(
+            Revision.mission_id == mission_id, Revision.token == token, col(Revision.status).in_(HELD)
+        )
+    ).first()
+    if held is None or held.id is None:
+        return None
+    return Claim(mission_id, held.id, held.n, held.epoch, token)
+
+
+def _end_silent(session: Session, mission_id: str, event_id: int, holder: str, now: datetime) -> bool:
+    """End the claims of holders that are dead: their lease has run out, or their run is at its beginning again.
+
+    Returns
+    -------
+    bool
+        True: the claim that was ended was this run's own, for the same event.
 
     Raises
     ------
     AlreadyClaimed
-        The lease is alive.
+        A lease is alive.
     """
+    own = False
     for held in session.exec(
         select(Revision).where(Revision.mission_id == mission_id, col(Revision.status).in_(HELD)).with_for_update()
     ):
-        if held.token == token and held.id is not None:
-            return Claim(mission_id, held.id, held.n, held.epoch, token)
-        if held.lease_until > now:
+        restarted = bool(holder) and held.holder == holder and held.event_id == event_id
+        if not restarted and held.lease_until > now:
             raise AlreadyClaimed(f"mission {mission_id} is held by {held.holder or 'another run'}")
+        own = own or restarted
         held.status = "expired"
         held.error = silent(held)
     session.flush()
-    return None
+    return own
 
 
 def silent(revision: Revision) -> dict[str, Any]:

@@ -140,6 +140,37 @@ def test_checks_refuse_what_is_no_state_and_no_aware_time(archive: Archive) -> N
         session.add(Mission(id="1", embargo_until=datetime(2026, 1, 1)))  # noqa: DTZ001
 
 
+def test_a_run_that_begins_again_takes_over_from_its_dead_self_at_once(archive: Archive) -> None:
+    add_mission(archive)
+    event = set_status(archive, "550", "COMPLETE")
+    dead = claims.claim(archive, "550", event, "run-1", 60)
+    with pytest.raises(claims.AlreadyClaimed):
+        claims.claim(archive, "550", event, "run-2", 60)
+    again = claims.claim(archive, "550", event, "run-1", 60)
+    assert (again.n, again.epoch) == (dead.n, dead.epoch + 1)
+    with pytest.raises(claims.LeaseLost):
+        claims.publish(archive, dead, [], [], {})
+    claims.publish(archive, again, [product()], [], {})
+    with archive.session() as session:
+        states = session.exec(select(Revision.status).order_by(Revision.epoch)).all()
+        assert states == ["expired", "published"]
+        mission = session.get(Mission, "550")
+        assert mission is not None
+        assert mission.status == "STACKED"
+
+
+@pytest.mark.parametrize("status", ["CANCELLED", "OPEN", "COMPLETE"])
+def test_a_run_that_begins_again_takes_nothing_once_somebody_has_changed_the_mission(
+    archive: Archive, status: str
+) -> None:
+    add_mission(archive)
+    event = set_status(archive, "550", "COMPLETE")
+    claims.claim(archive, "550", event, "run-1", 60)
+    set_status(archive, "550", status)
+    with pytest.raises(claims.AlreadyClaimed):
+        claims.claim(archive, "550", event, "run-1", 60)
+
+
 def test_the_same_pixels_twice_are_refused_while_both_are_active(archive: Archive) -> None:
     add_mission(archive)
     add_ready_frame(archive, "one")

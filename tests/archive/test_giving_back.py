@@ -107,7 +107,7 @@ def test_a_claim_asked_for_again_with_its_token_is_the_same(archive: Archive) ->
     first = claims.claim(archive, "550", event, "run", 60, token="mine")
     assert claims.claim(archive, "550", event, "run", 60, token="mine") == first
     with pytest.raises(claims.AlreadyClaimed):
-        claims.claim(archive, "550", event, "run", 60, token="yours")
+        claims.claim(archive, "550", event, "another run", 60, token="yours")
     with archive.session() as session:
         assert session.exec(select(StatusEvent.surplus_runs).where(StatusEvent.id == event)).one() == 1
 
