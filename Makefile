@@ -20,12 +20,13 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A file's tests stay together: they share what is costly to make.
 test-quick: lint
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow' --numprocesses auto --dist loadfile
 
-# Quick tests run first, slow ones last (tests/conftest.py orders them).
-test: lint
-	$(BIN)/pytest
+# The slow ones start servers, kill them and take their time; one after the other.
+test: test-quick
+	$(BIN)/pytest -m slow
 
 images:
 	docker build -f docker/Dockerfile --target cpu -t starloom:latest --build-arg COMMIT=$$(git rev-parse HEAD) .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from starloom.dispatch.embedded import Embedded
 from starloom.dispatch.rest import PrefectApi
 from starloom.dispatch.services import checkout
 from starloom.hub import Hub
@@ -84,6 +86,7 @@ class Docked:
     """The hub in its second life, with a Docker pool."""
 
     engine: Engine
+    services: Embedded
     hub: Hub
     api: PrefectApi
     reference: Outcome
@@ -116,6 +119,8 @@ def docked(engine: Engine, building: Future[str], clock: Clock, tmp_path_factory
                 "STARLOOM_IMAGE": IMAGE,
                 "STARLOOM_IMAGE_PULL_POLICY": "Never",
                 "STARLOOM_JOB_LIMITS": json.dumps(LIMITS),
+                "STARLOOM_LEASE_S": os.environ.get("STARLOOM_TEST_LEASE_S", "20"),
+                "STARLOOM_LEASE_RENEW_S": "5",
             }
             with played.up("docked", docker) as (hub, api):
                 clock.done("hub with a Docker pool")
@@ -136,7 +141,7 @@ def docked(engine: Engine, building: Future[str], clock: Clock, tmp_path_factory
                     "archive password": postgres.password,
                     "Prefect password": settings.prefect_api_auth_string.get_secret_value().partition(":")[2],
                 }
-                yield Docked(engine, hub, api, reference, outcome, containers, secrets)
+                yield Docked(engine, played.services, hub, api, reference, outcome, containers, secrets)
         finally:
             played.services.down()
             shutil.rmtree(home, ignore_errors=True)
