@@ -15,6 +15,7 @@ from starloom.cli import (
     masters,
     missions,
     nodes,
+    production,
     quicklook,
     refcat,
     science,
@@ -38,6 +39,9 @@ app.command("up", rich_help_panel=HUB)(hub.up)
 app.command("down", rich_help_panel=HUB)(hub.down)
 app.command("status", rich_help_panel=HUB)(hub.status)
 app.command("relay", rich_help_panel=HUB)(hub.relay)
+app.command("secrets", rich_help_panel=HUB)(production.secrets)
+app.command("setup", rich_help_panel=HUB)(production.setup)
+app.command("worker", rich_help_panel=HUB)(production.worker)
 app.command("watchdog", rich_help_panel=HUB)(watchdog.watchdog)
 app.add_typer(automations.app, name="automations", rich_help_panel=HUB)
 app.add_typer(missions.app, name="mission", rich_help_panel=HUB)
