@@ -123,6 +123,7 @@ class Settings(BaseSettings):
     #: Intervals of the scheduled flows, seconds. A run costs about 3 CPU-s, most of them to start.
     ingest_interval_s: float = 30.0
     sweep_interval_s: float = 60.0
+    tidy_interval_s: float = 3600.0
     relay_poll_s: float = 1.0
     #: A mission that just became COMPLETE waits at most this long for frames still in flight.
     settle_max_s: float = 900.0

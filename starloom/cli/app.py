@@ -15,6 +15,7 @@ from starloom.cli import (
     masters,
     missions,
     nodes,
+    pausing,
     production,
     quicklook,
     refcat,
@@ -38,6 +39,9 @@ app.command("demo", rich_help_panel=HUB)(demo.demo)
 app.command("up", rich_help_panel=HUB)(hub.up)
 app.command("down", rich_help_panel=HUB)(hub.down)
 app.command("status", rich_help_panel=HUB)(hub.status)
+app.command("pause", rich_help_panel=HUB)(pausing.pause)
+app.command("resume", rich_help_panel=HUB)(pausing.resume)
+app.command("drain", rich_help_panel=HUB)(pausing.drain)
 app.command("relay", rich_help_panel=HUB)(hub.relay)
 app.command("secrets", rich_help_panel=HUB)(production.secrets)
 app.command("setup", rich_help_panel=HUB)(production.setup)

@@ -71,6 +71,8 @@ def status(json: JsonOption = False) -> None:
         emit_json({**seen, "hint": hint})
     else:
         emit_rows(seen["services"], ["service", "state", "detail"], as_json=False, title="Services")
+        if seen["paused"]:
+            emit_rows(seen["paused"], ["part", "since", "why"], as_json=False, title="Paused", whole=["part"])
         emit_rows(seen["frames"], ["state", "count", "oldest"], as_json=False, title="Frames")
         emit_rows(seen["missions"], ["status", "count"], as_json=False, title="Missions")
         emit_rows(seen["stale"], ["mission_id", "why"], as_json=False, title="Stale stacks", whole=["mission_id"])

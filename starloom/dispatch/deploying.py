@@ -1,7 +1,7 @@
 """What Prefect must be told once: the work pool, the blocks, the deployments and their pace.
 
-Every deploy deletes and recreates the deployment's schedules and automations, and with them the pauses that an
-operator has set. So each part is registered only when it changed, or when the server does not know it.
+Every deploy deletes and recreates the deployment's schedules and automations, with ids and counts. So each part is
+registered only when it changed, or when the server does not know it; what an operator has paused stays paused.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from starloom.batches import FrameBatch
+from starloom.dispatch.pausing import kept
 from starloom.dispatch.pool import base_job_template, check_pool, job_variables, write_secrets
 from starloom.dispatch.rest import PrefectApi
 from starloom.dispatch.services import python, run_program
@@ -60,11 +61,12 @@ def register(settings: Settings, env: Mapping[str, str], root: Path, say: Say) -
             say("prefect: register blocks")
             run_program(python("blocks.register"), env, cwd=root, what="registering the blocks")
             _write(stamps / "blocks-registered", blocks)
-        _check_pool_type(settings, api.pool_type(settings.work_pool))
+        _check_pool_type(settings, (api.pool(settings.work_pool) or {}).get("type"))
         deployed = deployment_digest(settings, root)
         if _read(stamps / "deployed") != deployed or not known.issuperset(wanted_deployments(root)):
             say("prefect: register work pool and deployments")
-            _deploy(settings, env, root)
+            with kept(api, settings.work_pool, wanted_deployments(root)):
+                _deploy(settings, env, root)
             _write(stamps / "deployed", deployed)
         for priority, queue in enumerate(QUEUES, start=1):
             api.set_queue(settings.work_pool, queue, priority, settings.queue_limits.get(queue))
@@ -73,6 +75,7 @@ def register(settings: Settings, env: Mapping[str, str], root: Path, say: Say) -
             api.set_job_variables(deployment, job_variables(settings, deployment.rpartition("/")[2]))
         api.set_interval("ingest/ingest", "inbox", settings.ingest_interval_s)
         api.set_interval("sweep/sweep", "sweep", settings.sweep_interval_s)
+        api.set_interval("tidy/tidy", "tidy", settings.tidy_interval_s)
 
 
 def _check_pool_type(settings: Settings, found: str | None) -> None:

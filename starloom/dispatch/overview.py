@@ -13,6 +13,7 @@ from starloom.archive.events import open_events, surplus_runs
 from starloom.archive.models import Frame, Mission
 from starloom.dispatch.embedded import Embedded
 from starloom.dispatch.heartbeat import Heartbeat
+from starloom.dispatch.pausing import paused
 from starloom.dispatch.rest import PrefectApi
 from starloom.dispatch.stuck import late_runs, stuck
 from starloom.errors import StarloomError
@@ -23,7 +24,7 @@ DAY_S = 86400.0
 
 
 def overview(settings: Settings) -> dict[str, Any]:
-    """Return services, frames by state, missions by status, what is stuck, stale stacks, open events, counts.
+    """Return services, pauses, frames and missions by state, what is stuck, stale stacks, open events, counts.
 
     Asks everything, changes nothing. ``stuck`` says since when, why, and what will happen: see
     `starloom.dispatch.stuck`.
@@ -35,7 +36,7 @@ def overview(settings: Settings) -> dict[str, Any]:
         _row("prefect", lambda: _ping_prefect(settings), settings.prefect_api_url or "not configured"),
     ]
     services += [_program(settings, "worker"), _program(settings, "relay", Heartbeat(settings.home, "relay"))]
-    tables = ("frames", "missions", "stuck", "stale", "events", "counts")
+    tables = ("paused", "frames", "missions", "stuck", "stale", "events", "counts")
     found: dict[str, Any] = {"services": services, **{name: [] for name in tables}}
     if services[1]["state"] == "up":
         archive = Archive(url)
@@ -49,6 +50,7 @@ def overview(settings: Settings) -> dict[str, Any]:
     if services[2]["state"] == "up":
         with PrefectApi.from_settings(settings) as api:
             found["stuck"] += late_runs(api)
+            found["paused"] = paused(api, settings.work_pool)
     return found
 
 

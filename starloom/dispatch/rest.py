@@ -23,7 +23,8 @@ BUSY_PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2)
 TAG = "starloom"
 #: States in which a run has not ended: it waits or works, it is not lost.
 LIVING = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
-
+#: States in which a process or a container works for a run, or is being started.
+AT_WORK = ("PENDING", "RUNNING", "CANCELLING")
 
 _EVENTS = UUID("6f0d4d0a-6f1c-4d5e-9a1b-8a4d1a4f5b52")
 
@@ -154,7 +155,7 @@ class PrefectApi:
 
     def deployment_id(self, name: str) -> str:
         """Return the id of a deployment ``flow/deployment``."""
-        return str(self._call("GET", f"/deployments/name/{name}")["id"])
+        return str(self.deployment(name)["id"])
 
     def deployments(self) -> list[str]:
         """Return the names ``flow/deployment`` of all deployments of this project."""
@@ -162,6 +163,19 @@ class PrefectApi:
         found = self._call("POST", "/deployments/filter", body)
         flows = {flow["id"]: flow["name"] for flow in self._call("POST", "/flows/filter", {"limit": 200})}
         return sorted(f"{flows.get(entry['flow_id'])}/{entry['name']}" for entry in found)
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        """Return a deployment ``flow/deployment`` with its schedules."""
+        return dict(self._call("GET", f"/deployments/name/{name}"))
+
+    def pause_deployment(self, name: str, *, paused: bool) -> None:
+        """Stop the schedules of a deployment, and remove the runs that they have made; or let them go on."""
+        verb = "pause" if paused else "resume"
+        self._call("POST", f"/deployments/{self.deployment_id(name)}/{verb}_deployment")
+
+    def update_schedule(self, deployment_id: str, schedule_id: str, changes: dict[str, Any]) -> None:
+        """Change one schedule of a deployment."""
+        self._call("PATCH", f"/deployments/{deployment_id}/schedules/{schedule_id}", changes)
 
     def set_interval(self, deployment: str, slug: str, seconds: float) -> None:
         """Change the interval of one schedule of a deployment; nothing happens when it is right already.
@@ -171,7 +185,7 @@ class PrefectApi:
         StarloomError
             ``no-such-schedule``.
         """
-        found = self._call("GET", f"/deployments/name/{deployment}")
+        found = self.deployment(deployment)
         schedule = next((entry for entry in found["schedules"] if entry.get("slug") == slug), None)
         if schedule is None:
             raise StarloomError(
@@ -180,19 +194,40 @@ class PrefectApi:
                 hint="Register the deployments of this version: `starloom up`.",
             )
         if schedule["schedule"].get("interval") != seconds:
-            body = {"schedule": {**schedule["schedule"], "interval": seconds}}
-            self._call("PATCH", f"/deployments/{found['id']}/schedules/{schedule['id']}", body)
+            changed = {"schedule": {**schedule["schedule"], "interval": seconds}}
+            self.update_schedule(found["id"], schedule["id"], changed)
 
     def set_job_variables(self, deployment: str, variables: dict[str, Any]) -> None:
         """Change what the pool is told of a deployment's jobs; nothing happens when it is right already."""
-        found = self._call("GET", f"/deployments/name/{deployment}")
+        found = self.deployment(deployment)
         if found["job_variables"] != variables:
             self._call("PATCH", f"/deployments/{found['id']}", {"job_variables": variables})
 
-    def pool_type(self, pool: str) -> str | None:
-        """Return the type of a work pool, None where there is no such pool."""
+    def pool(self, pool: str) -> dict[str, Any] | None:
+        """Return a work pool (``type``, ``is_paused``, ``concurrency_limit``, …), None where there is none."""
         found = self._call("POST", "/work_pools/filter", {"work_pools": {"name": {"any_": [pool]}}})
-        return str(found[0]["type"]) if found else None
+        return dict(found[0]) if found else None
+
+    def update_pool(self, pool: str, changes: dict[str, Any]) -> None:
+        """Change what a work pool says of itself."""
+        self._call("PATCH", f"/work_pools/{pool}", changes)
+
+    def queues(self, pool: str) -> list[dict[str, Any]]:
+        """Return the queues of a work pool."""
+        return list(self._call("POST", f"/work_pools/{pool}/queues/filter", {}))
+
+    def pause_queue(self, pool: str, queue: str, *, paused: bool) -> None:
+        """Let workers take nothing from a queue any more, or again."""
+        self._call("PATCH", f"/work_pools/{pool}/queues/{queue}", {"is_paused": paused})
+
+    def pool_runs(self, pool: str, states: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the runs of a pool in the given states, at most 200."""
+        body = {
+            "work_pools": {"name": {"any_": [pool]}},
+            "flow_runs": {"state": {"type": {"any_": list(states)}}},
+            "limit": 200,
+        }
+        return list(self._call("POST", "/flow_runs/filter", body))
 
     def set_queue(self, pool: str, queue: str, priority: int, limit: int | None) -> None:
         """Set which queue of a pool a worker serves first (1 before 2), and its runs at once.
@@ -200,8 +235,7 @@ class PrefectApi:
         A queue that is not there is made. Without a limit, one that was set on the server stays.
         """
         wanted = {"priority": priority} | ({} if limit is None else {"concurrency_limit": limit})
-        known = self._call("POST", f"/work_pools/{pool}/queues/filter", {})
-        found = next((entry for entry in known if entry["name"] == queue), None)
+        found = next((entry for entry in self.queues(pool) if entry["name"] == queue), None)
         if found is None:
             self._call("POST", f"/work_pools/{pool}/queues", {"name": queue, **wanted})
         elif any(found[key] != value for key, value in wanted.items()):
@@ -260,13 +294,8 @@ class PrefectApi:
 
         For the moment before the pool's only worker starts: what calls itself running then, died with the last.
         """
-        body = {
-            "work_pools": {"name": {"any_": [pool]}},
-            "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}},
-            "limit": 200,
-        }
         state = {"type": "CRASHED", "message": "The worker ended and this run with it."}
-        found = self._call("POST", "/flow_runs/filter", body)
+        found = self.pool_runs(pool, AT_WORK)
         for run in found:
             self._call("POST", f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
         return len(found)
@@ -296,6 +325,22 @@ class PrefectApi:
     def delete_automation(self, automation_id: str) -> None:
         """Delete an automation."""
         self._call("DELETE", f"/automations/{automation_id}")
+
+    def enable_automation(self, automation_id: str, *, enabled: bool) -> None:
+        """Switch an automation on or off."""
+        self._call("PATCH", f"/automations/{automation_id}", {"enabled": enabled})
+
+    def variable(self, name: str) -> Any:
+        """Return the value of a Prefect variable, None where there is none."""
+        found = self._call("POST", "/variables/filter", {"variables": {"name": {"any_": [name]}}})
+        return found[0]["value"] if found else None
+
+    def set_variable(self, name: str, value: Any) -> None:
+        """Create a Prefect variable or replace its value, anything that JSON holds."""
+        if self.variable(name) is None:
+            self._call("POST", "/variables/", {"name": name, "value": value})
+        else:
+            self._call("PATCH", f"/variables/name/{name}", {"value": value})
 
     def blocks(self, name: str) -> list[dict[str, Any]]:
         """Return the blocks of a name, one of a type at most; their secrets stay with the server."""

@@ -149,7 +149,7 @@ def late_runs(api: PrefectApi) -> list[dict[str, Any]]:
             run["name"],
             datetime.fromisoformat(run["expected_start_time"]),
             f"waits for a worker in the queue {run.get('work_queue_name')} of {run.get('work_pool_name')}",
-            "starts when a worker is free: is one up, is the queue paused?",
+            "starts when a worker is free and its queue is not paused",
         )
         for run in api.late_runs(timedelta(seconds=LATE_S), MOST)
     ]
