@@ -116,10 +116,10 @@ class Stack:
         """Kill a service's first process, which is no order to stop: the engine starts it again."""
         os.kill(self.engine.inspect(self.id_of(service))["State"]["Pid"], signal.SIGKILL)
 
-    def finish_jobs(self) -> None:
-        """Stop the worker and wait until its runs have ended, as docs/production.md says."""
-        self.compose("stop", "worker")
-        wait_for("the jobs' ends", lambda: self.jobs() == [], 120)
+    def drain(self) -> None:
+        """Let the runs end and no other begin, as docs/production.md says."""
+        self.starloom("drain", "--reason", "upgrade")
+        wait_for("the jobs' ends", lambda: self.jobs() == [], 60)
 
     def jobs(self, *options: str) -> list[str]:
         return self.engine.run("ps", "--quiet", *options, "--filter", "label=io.prefect.flow-run-id").split()

@@ -196,7 +196,7 @@ def test_down_and_up_again_keeps_everything(stacked: Stacked, tmp_path: Path, cl
     before = stacked.show()
     runs = int(stack.sql("prefect", "SELECT count(*) FROM flow_run"))
     ids = stack.sql("prefect", "SELECT id FROM automation ORDER BY id")
-    stack.finish_jobs()
+    stack.drain()
     began = time.monotonic()
     stack.compose("down")
     stack.up()
@@ -208,8 +208,13 @@ def test_down_and_up_again_keeps_everything(stacked: Stacked, tmp_path: Path, cl
         before["products"],
     )
     assert int(stack.sql("prefect", "SELECT count(*) FROM flow_run")) >= runs
-    # Nothing was registered again: what an operator paused stays paused.
+    # Nothing was registered again, and what was paused stays paused.
     assert stack.sql("prefect", "SELECT id FROM automation ORDER BY id") == ids
+    assert stack.sql("prefect", "SELECT name FROM work_queue WHERE is_paused ORDER BY name").split() == [
+        "frames",
+        "stacks",
+    ]
+    stack.starloom("resume", "all")
     # The node's key still opens its receipts, and only with the right block key does Prefect open its blocks.
     told = stack.outside("starloom", "receipts", stacked.submitted[0]["name"], "--json", env=stacked.key)
     assert json.loads(told)[0]["state"] == "ready"
