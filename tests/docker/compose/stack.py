@@ -60,7 +60,7 @@ class Stack:
                 *("--env-file", str(self.folder / ".env"), *words),
             ],
             env={**os.environ, "DOCKER_HOST": self.engine.host},
-            input=stdin,
+            input=stdin or "",  # never the terminal of whoever runs the tests
             capture_output=True,
             text=True,
             check=False,
