@@ -11,8 +11,18 @@ import ipaddress
 import os
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from starloom.errors import BadInput
@@ -27,6 +37,11 @@ WELL_KNOWN_SECRETS = frozenset({"", "changeme", "starloom", "secret", "password"
 def default_home() -> Path:
     """Return ``$STARLOOM_HOME`` or ``~/.starloom``: where embedded services keep state, logs and pids."""
     return Path(os.environ.get("STARLOOM_HOME") or Path.home() / ".starloom")
+
+
+def is_loopback(host: str | None) -> bool:
+    """Return whether a URL's host is this machine alone."""
+    return host in {"localhost", "::1"} or (host or "").startswith("127.")
 
 
 class JobLimits(BaseModel):
@@ -94,10 +109,16 @@ class Settings(BaseSettings):
     extra_hosts: dict[str, str] = Field(default_factory=dict)
     #: Volumes beside the secrets; the cache keeps star catalogues and compiled code from run to run.
     volumes: list[str] = Field(default_factory=lambda: ["starloom-cache:/home/starloom/.cache"])
+    #: Where the engine finds the jobs' secrets: a volume's name or a folder of its machine; the home's ``run/job``
+    #: where it is empty. To be said where the worker is itself a container, whose folders the engine does not see.
+    job_secrets: str = ""
     #: Variables of the jobs' environment that are to differ from the hub's settings; no secret: it can be read.
     job_env: dict[str, str] = Field(default_factory=dict)
     #: Limits by deployment, as JSON: ``{"stack-mission": {"memory": "16g", "cpus": 8}}``; see `DEFAULT_LIMITS`.
     job_limits: dict[str, JobLimits] = Field(default_factory=dict)
+
+    #: Runs at once of each work queue, as JSON: ``{"frames": 2, "stacks": 1}``; no limit where it is not said.
+    queue_limits: dict[Literal["upkeep", "stacks", "frames"], PositiveInt] = Field(default_factory=dict)
 
     #: Intervals of the scheduled flows, seconds. A run costs about 3 CPU-s, most of them to start.
     ingest_interval_s: float = 30.0
@@ -189,11 +210,17 @@ class Settings(BaseSettings):
         return self
 
     def _refuse_default_secrets(self) -> None:
+        # An archive without any password is one that knows its clients otherwise: by socket or certificate.
+        found = {"STARLOOM_ARCHIVE_URL": urlsplit(self.archive_url.get_secret_value()).password}
         if self.lake_url.startswith("s3://"):
-            secret = self.lake_secret_key.get_secret_value()
-            if secret.lower() in WELL_KNOWN_SECRETS:
+            found["STARLOOM_LAKE_SECRET_KEY"] = self.lake_secret_key.get_secret_value()
+        if self.prefect_api_url and not is_loopback(urlsplit(self.prefect_api_url).hostname):
+            auth = self.prefect_api_auth_string.get_secret_value()
+            found["STARLOOM_PREFECT_API_AUTH_STRING"] = auth.partition(":")[2]
+        for name, secret in found.items():
+            if secret is not None and unquote(secret).lower() in WELL_KNOWN_SECRETS:
                 raise BadInput(
-                    "STARLOOM_LAKE_SECRET_KEY is empty or a well-known default",
+                    f"{name} has a password that is empty or a well-known default",
                     code="default-secret",
                     hint="Set a random secret; production refuses the documented ones.",
                 )

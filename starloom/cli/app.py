@@ -16,6 +16,7 @@ from starloom.cli import (
     missions,
     nodes,
     pausing,
+    production,
     quicklook,
     refcat,
     science,
@@ -42,6 +43,9 @@ app.command("pause", rich_help_panel=HUB)(pausing.pause)
 app.command("resume", rich_help_panel=HUB)(pausing.resume)
 app.command("drain", rich_help_panel=HUB)(pausing.drain)
 app.command("relay", rich_help_panel=HUB)(hub.relay)
+app.command("secrets", rich_help_panel=HUB)(production.secrets)
+app.command("setup", rich_help_panel=HUB)(production.setup)
+app.command("worker", rich_help_panel=HUB)(production.worker)
 app.command("watchdog", rich_help_panel=HUB)(watchdog.watchdog)
 app.add_typer(automations.app, name="automations", rich_help_panel=HUB)
 app.add_typer(missions.app, name="mission", rich_help_panel=HUB)

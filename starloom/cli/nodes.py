@@ -111,6 +111,18 @@ def _credential(node: str) -> dict[str, str]:
     return {"access_key": access_key, "secret_key": secret_key}
 
 
+@app.command()
+def policy(node: Annotated[str, typer.Argument(help="TelID, as in its frames' names.")]) -> None:
+    """Print what a node may do in the lake, as a policy for the S3 server that keeps it.
+
+    Example: starloom node policy T42 > T42.json
+    """
+    from starloom.lake.policies import node_policy, user_of
+
+    user_of(node)
+    emit_json(node_policy(node, open_settings().lake_url.removeprefix("s3://")))
+
+
 @app.command("list")
 def list_(json: JsonOption = False) -> None:
     """List every node that is registered or has sent something.

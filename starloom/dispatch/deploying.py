@@ -12,7 +12,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -25,7 +25,7 @@ from starloom.errors import Conflict, StarloomError
 from starloom.settings import Settings
 
 #: Work queues in the order in which a worker serves them: upkeep is short, and frames come without end.
-QUEUES = ("upkeep", "stacks", "frames")
+QUEUES: tuple[Literal["upkeep", "stacks", "frames"], ...] = ("upkeep", "stacks", "frames")
 _VARIABLE = re.compile(r"{{\s*\$([A-Za-z_]\w*)\s*}}")
 
 Say = Callable[[str], None]
@@ -67,9 +67,9 @@ def register(settings: Settings, env: Mapping[str, str], root: Path, say: Say) -
             say("prefect: register work pool and deployments")
             with kept(api, settings.work_pool, wanted_deployments(root)):
                 _deploy(settings, env, root)
-            for priority, queue in enumerate(QUEUES, start=1):
-                api.set_priority(settings.work_pool, queue, priority)
             _write(stamps / "deployed", deployed)
+        for priority, queue in enumerate(QUEUES, start=1):
+            api.set_queue(settings.work_pool, queue, priority, settings.queue_limits.get(queue))
         # prefect.yaml takes no variable for an interval, nor for a number; deploying has just put its own there.
         for deployment in wanted_deployments(root) if in_docker else ():
             api.set_job_variables(deployment, job_variables(settings, deployment.rpartition("/")[2]))

@@ -15,13 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from starloom.archive import Archive
 from starloom.dispatch.deploying import register
 from starloom.dispatch.pool import check_archive
+from starloom.dispatch.preparing import prepare_stores
 from starloom.dispatch.rest import PrefectApi
 from starloom.dispatch.services import Service, checkout, free_port, python
 from starloom.errors import Conflict, Unavailable
-from starloom.lake import connect
 from starloom.lake.seaweed import SeaweedFS
 from starloom.settings import Settings, load_settings
 
@@ -73,12 +72,7 @@ class Embedded:
             check_archive(settings)
         self._up_lake(settings, say)
         settings = load_settings(self.home)
-        say("archive: migrate")
-        archive = Archive(settings.archive_url.get_secret_value())
-        archive.migrate()
-        archive.dispose()
-        say("lake: prepare buckets")
-        connect(settings).prepare()
+        prepare_stores(settings, say)
         self._up_prefect(say)
         settings = load_settings(self.home)
         env = program_environment(settings, root)
@@ -216,12 +210,17 @@ def stop_containers(settings: Settings) -> None:
 
 def worker_command(settings: Settings) -> list[str]:
     """Return the command line of the embedded worker; it runs as many flows at once as the machine has cores."""
+    return pool_worker(settings, "starloom-worker", "--limit", str(max(MIN_RUNS, os.cpu_count() or 1)))
+
+
+def pool_worker(settings: Settings, name: str, *options: str) -> list[str]:
+    """Return the command line of a worker of the hub's pool, with options of ``prefect worker start``."""
     program = (
         ["prefect", "worker"] if settings.work_pool_type == "process" else ["starloom.dispatch.docker_worker"]
     )
     return python(
         *(*program, "start", "--pool", settings.work_pool, "--type", settings.work_pool_type),
-        *("--name", "starloom-worker", "--limit", str(max(MIN_RUNS, os.cpu_count() or 1))),
+        *("--name", name, *options),
     )
 
 

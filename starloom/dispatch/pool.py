@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
 from starloom.errors import BadInput, StarloomError
-from starloom.settings import SECRETS_DIR, JobLimits, Settings
+from starloom.settings import SECRETS_DIR, JobLimits, Settings, is_loopback
 
 #: Where a container finds `secrets_folder`.
 MOUNT = "/run/secrets/starloom"
@@ -47,7 +47,8 @@ OTHER_LIMITS = JobLimits(memory="4g")
 #: Settings that describe the worker's machine or the pool, and would be wrong inside.
 _OUTSIDE = frozenset(
     {"home", "refcat_dir", "refcat_cache", "work_pool", "work_pool_type", "bind_address", "image"}
-    | {"image_pull_policy", "network_mode", "extra_hosts", "volumes", "job_env", "job_limits"}
+    | {"image_pull_policy", "network_mode", "extra_hosts", "volumes", "job_env", "job_limits", "job_secrets"}
+    | {"queue_limits"}
 )
 #: Prefect's worker copies every setting of its own into the job's environment, passwords too; null takes it out.
 _NOT_INSIDE = (
@@ -199,8 +200,8 @@ def _container(settings: Settings) -> dict[str, Any]:
 
 
 def _volumes(settings: Settings) -> list[str]:
-    volumes = [f"{secrets_folder(settings)}:{MOUNT}:ro", *settings.volumes]
-    if settings.refcat_dir.is_dir():
+    volumes = [f"{settings.job_secrets or secrets_folder(settings)}:{MOUNT}:ro", *settings.volumes]
+    if not settings.job_secrets and settings.refcat_dir.is_dir():
         volumes.append(f"{settings.refcat_dir.absolute()}:{IMAGE_HOME}/.starloom/refcat:ro")
     return volumes
 
@@ -259,7 +260,7 @@ def check_archive(settings: Settings) -> None:
 def _check_host(settings: Settings, name: str, host: str | None) -> None:
     if name in settings.job_env or settings.network_mode == "host":
         return
-    if host in {"localhost", "::1"} or (host or "").startswith("127."):
+    if is_loopback(host):
         raise _not_inside(name, host or "", "an address that containers reach, such as their bridge's gateway")
 
 

@@ -229,13 +229,17 @@ class PrefectApi:
         }
         return list(self._call("POST", "/flow_runs/filter", body))
 
-    def set_priority(self, pool: str, queue: str, priority: int) -> None:
-        """Set which queue of a pool a worker serves first, 1 before 2; a queue that is not there is made."""
+    def set_queue(self, pool: str, queue: str, priority: int, limit: int | None) -> None:
+        """Set which queue of a pool a worker serves first (1 before 2), and its runs at once.
+
+        A queue that is not there is made. Without a limit, one that was set on the server stays.
+        """
+        wanted = {"priority": priority} | ({} if limit is None else {"concurrency_limit": limit})
         found = next((entry for entry in self.queues(pool) if entry["name"] == queue), None)
         if found is None:
-            self._call("POST", f"/work_pools/{pool}/queues", {"name": queue, "priority": priority})
-        elif found["priority"] != priority:
-            self._call("PATCH", f"/work_pools/{pool}/queues/{queue}", {"priority": priority})
+            self._call("POST", f"/work_pools/{pool}/queues", {"name": queue, **wanted})
+        elif any(found[key] != value for key, value in wanted.items()):
+            self._call("PATCH", f"/work_pools/{pool}/queues/{queue}", wanted)
 
     def create_run(
         self, deployment: str, parameters: dict[str, Any], *, idempotency_key: str, name: str | None = None

@@ -17,6 +17,8 @@ from typing import Any
 #: A bridge of the engine's own: `docker0` may be another engine's.
 BRIDGE, GATEWAY, SUBNET = "starloom-test0", "172.31.250.1", "172.31.250.1/24"
 BASE_PACKAGES = "ca-certificates,python3,python3-venv,tzdata"
+#: What the images of the production stack are stood in by (tests/docker/compose/Dockerfile).
+SERVICE_PACKAGES = "busybox,caddy,ca-certificates,postgresql,redis-server,tzdata"
 #: What a build needs to reach its package index from here belongs into the local base, never into the Dockerfile.
 CARRIED = (
     *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT"),
@@ -121,8 +123,7 @@ def _await(engine: Engine, daemon: subprocess.Popen[bytes]) -> None:
 
 def import_base(engine: Engine) -> str:
     """Make ``local/python:slim`` of Debian's packages: as ``python:3.11-slim-bookworm``, as far as we use it."""
-    with _root_archive().open("rb") as archive:
-        engine.run("import", "-", "local/debian:slim", stdin=archive)
+    import_debian(engine, BASE_PACKAGES, "local/debian:slim")
     with tempfile.TemporaryDirectory() as folder:
         lines = ["FROM local/debian:slim"]
         if CERTIFICATES.is_file():
@@ -137,10 +138,17 @@ def import_base(engine: Engine) -> str:
     return "local/python:slim"
 
 
-def _root_archive() -> Path:
+def import_debian(engine: Engine, packages: str, tag: str) -> str:
+    """Make an image of a small Debian with some packages."""
+    with _root_archive(packages).open("rb") as archive:
+        engine.run("import", "-", tag, stdin=archive)
+    return tag
+
+
+def _root_archive(packages: str) -> Path:
     """Return a tar archive of a small Debian, made once for all sessions of this user."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "starloom-tests"
-    archive = cache / f"bookworm-{BASE_PACKAGES.replace(',', '-')}.tar"
+    archive = cache / f"bookworm-{packages.replace(',', '-')}.tar"
     if not archive.is_file():
         cache.mkdir(parents=True, exist_ok=True)
         draft = archive.with_suffix(".part")
@@ -148,7 +156,7 @@ def _root_archive() -> Path:
         made = subprocess.run(
             [
                 program("mmdebstrap", "mmdebstrap"),
-                *("--variant=minbase", f"--include={BASE_PACKAGES}", *left_out, "--format=tar"),
+                *("--variant=minbase", f"--include={packages}", *left_out, "--format=tar"),
                 *("bookworm", draft),
             ],
             stdout=subprocess.PIPE,

@@ -91,6 +91,18 @@ def test_a_setting_that_was_taken_back_is_forgotten(tmp_path: Path) -> None:
     assert not (folder / "STARLOOM_LEASE_S").exists()
 
 
+def test_a_worker_in_a_container_names_what_the_engine_sees(tmp_path: Path) -> None:
+    def volumes(**changes: Any) -> Any:
+        settings = docker_settings(tmp_path, volumes=["cache:/c"], **changes)
+        return base_job_template(settings)["variables"]["properties"]["volumes"]["default"]
+
+    settings = docker_settings(tmp_path)
+    settings.refcat_dir.mkdir()
+    outside = [f"{pool.secrets_folder(settings)}:{pool.MOUNT}:ro", "cache:/c"]
+    assert volumes() == [*outside, f"{settings.refcat_dir}:/home/starloom/.starloom/refcat:ro"]
+    assert volumes(job_secrets="hub-secrets") == [f"hub-secrets:{pool.MOUNT}:ro", "cache:/c"]
+
+
 def test_limits_by_deployment(tmp_path: Path) -> None:
     settings = docker_settings(tmp_path, job_limits={"sweep": {"memory": "512m", "cpus": 1.5}})
     assert job_variables(settings, "sweep") == {

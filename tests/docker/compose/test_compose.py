@@ -1,0 +1,225 @@
+"""The production stack: what it does, what it refuses, and what it survives."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.docker.compose.conftest import MISSION, N_FRAMES, Stacked, node_key
+from tests.docker.compose.stack import HUB, LAKE, NAME, Stack
+from tests.docker.conftest import Clock
+from tests.docker.hub import wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+#: Prints the status that each URL answers with, or the name of the error; ``URL|Authorization``.
+ASK = """
+import sys, urllib.request as r, urllib.error as e
+for line in sys.argv[1:]:
+    url, _, word = line.partition("|")
+    try:
+        print(r.urlopen(r.Request(url, headers={"Authorization": word} if word else {}), timeout=10).status)
+    except e.HTTPError as error:
+        print(error.code)
+    except OSError as error:
+        print(type(error).__name__)
+"""
+HASH = """
+import hashlib, sys, urllib.request as r
+print(hashlib.sha256(r.urlopen(sys.argv[1]).read()).hexdigest())
+"""
+#: Prints which of ``host:port`` take a connection.
+REACH = """
+import socket, sys
+for word in sys.argv[1:]:
+    host, port = word.split(":")
+    try:
+        socket.create_connection((host, int(port)), 3).close()
+        print(word)
+    except OSError:
+        pass
+"""
+
+
+def basic(auth: str) -> str:
+    return "Basic " + base64.b64encode(auth.encode()).decode()
+
+
+def test_every_service_is_up_and_well(stack: Stack) -> None:
+    health = stack.health()
+    with_page = {"archive-db", "prefect-db", "redis", "lake", "prefect-api", "relay", "worker", "proxy"}
+    assert {name for name, state in health.items() if state == "healthy"} == with_page
+    assert {name for name, state in health.items() if state == "running"} == {"prefect-services", "watchdog"}
+
+
+def test_a_mission_from_submit_to_stack(stacked: Stacked) -> None:
+    assert [row["state"] for row in stacked.submitted] == ["ready"] * N_FRAMES
+    seen = stacked.show()
+    (product,) = seen["products"]
+    assert product["summary"]["n_frames"] == N_FRAMES
+    # Each run was a container of the engine, on the hub's network.
+    runs = stacked.stack.sql(
+        "prefect", "SELECT id FROM flow_run WHERE name LIKE 'stack %' AND state_type = 'COMPLETED'"
+    )
+    (run_id,) = runs.split()
+    (container,) = stacked.stack.engine.containers(run_id)
+    found = stacked.stack.engine.inspect(container)
+    assert found["State"]["ExitCode"] == 0
+    assert set(found["NetworkSettings"]["Networks"]) == {f"{NAME}-hub"}
+
+
+def test_a_product_is_fetched_through_the_proxy_by_a_url_that_expires(stacked: Stacked) -> None:
+    (product,) = stacked.show()["products"]
+    key, sha256 = product["sci_key"], product["sha256"]
+    presign = "from starloom.settings import load_settings as s; from starloom.lake import connect\n"
+    url = stacked.stack.python(f"{presign}print(connect(s()).presign_get({key!r}, 60))").strip()
+    assert url.startswith(f"https://{LAKE}/")
+    assert stacked.stack.outside("python3", "-c", HASH, url) == sha256
+    changed = url.replace(key.rpartition("/")[2], "other.fits")
+    assert stacked.stack.outside("python3", "-c", ASK, changed) == "403"
+
+
+def test_strangers_are_refused(stacked: Stacked) -> None:
+    stack = stacked.stack
+    wrong = basic("operator:wrong")
+    right = basic(stack.variables["PREFECT_AUTH_STRING"])
+    hub, lake = f"https://{HUB}", f"https://{LAKE}"
+    asked = {
+        f"{hub}/": "401",
+        f"{hub}/api/health": "401",
+        f"{hub}/api/admin/settings": "401",
+        f"{hub}/dashboard|{wrong}": "401",
+        f"{hub}/api/admin/version|{wrong}": "401",
+        f"{lake}/": "403",
+        f"{lake}/starloom-raw?list-type=2": "403",
+        f"{lake}/starloom-products/stacks/{MISSION}/": "403",
+        f"http://{HUB}:4200/api/health": "URLError",
+        f"{hub}/api/admin/version|{right}": "200",
+        f"{hub}/|{right}": "200",
+    }
+    answers = stack.outside("python3", "-c", ASK, *asked).split()
+    assert dict(zip(asked, answers, strict=True)) == asked
+    # A client that does not trust the proxy's certificate does not speak to it.
+    assert stack.outside("python3", "-c", ASK, f"{lake}/", env={"SSL_CERT_FILE": "/etc/hostname"}) == "URLError"
+
+
+def test_networks_part_what_need_not_meet(stack: Stack) -> None:
+    doors = ["archive-db:5432", "prefect-db:5432", "redis:6379", "prefect-api:4200", "lake:8333", f"{HUB}:443"]
+    ids = {name: stack.id_of(name) for name in ("archive-db", "prefect-db", "redis", "prefect-api", "lake")}
+    # By address too: a network that is not joined must not be reached by whoever knows its numbers.
+    addresses = {
+        f"{network['IPAddress']}:{port}": f"{name}:{port}"
+        for name, port in (door.split(":") for door in doors[:-1])
+        for network in stack.engine.inspect(ids[name])["NetworkSettings"]["Networks"].values()
+    }
+    assert len(addresses) >= 7
+
+    def reached(network: str) -> set[str]:
+        words = ("run", "--rm", "--network", network, "starloom:test", "python3", "-c", REACH)
+        found = stack.engine.run(*words, *doors, *addresses).split()
+        return {addresses.get(door, door) for door in found}
+
+    assert reached(f"{NAME}_edge") == {f"{HUB}:443"}
+    assert reached(f"{NAME}-hub") == {"archive-db:5432", "prefect-api:4200", "lake:8333"}
+
+
+def test_a_nodes_key_writes_its_inbox_and_nothing_else(stacked: Stacked) -> None:
+    script = """
+import io, os, sys
+from minio import Minio
+from minio.error import S3Error
+from urllib.parse import urlsplit
+client = Minio(urlsplit(os.environ["STARLOOM_LAKE_ENDPOINT"]).netloc, os.environ["STARLOOM_LAKE_ACCESS_KEY"],
+               os.environ["STARLOOM_LAKE_SECRET_KEY"], region="us-east-1")
+def tried(what):
+    try: what(); return "done"
+    except S3Error as error: return error.code
+put = lambda key: client.put_object("starloom-inbox", key, io.BytesIO(b"x"), 1)
+print(tried(lambda: put("inbox/%s/20261008/x" % sys.argv[1])), tried(lambda: put("inbox/T99/20261008/x")),
+      tried(lambda: list(client.list_objects("starloom-raw"))), tried(lambda: client.list_buckets()),
+      tried(lambda: client.remove_object("starloom-inbox", "inbox/%s/20261008/x" % sys.argv[1])))
+"""
+    key = node_key(stacked.stack, "T42")
+    assert key["STARLOOM_LAKE_ENDPOINT"] == f"https://{LAKE}"
+    denied = "AccessDenied"
+    said = stacked.stack.outside("python3", "-c", script, "T42", env=key).split()
+    assert said == ["done", denied, denied, denied, denied]
+    node_key(stacked.stack, "--revoke", "T42")
+    said = stacked.stack.outside("python3", "-c", script, "T42", env=key).split()
+    assert set(said) == {"InvalidAccessKeyId"}
+
+
+def test_no_secret_of_a_run_is_seen_from_outside_and_none_lies_open_in_prefects_database(stacked: Stacked) -> None:
+    stack = stacked.stack
+    secrets = {
+        name: stack.variables[name]
+        for name in ("ARCHIVE_PASSWORD", "LAKE_SECRET_KEY", "LAKE_ACCESS_KEY", "PREFECT_AUTH_STRING")
+    }
+    jobs = stack.jobs("--all")
+    assert len(jobs) >= 3
+    seen = json.dumps([stack.engine.inspect(job) for job in jobs])
+    seen += "".join(stack.engine.run("logs", job) for job in jobs)
+    dump = stack.compose(
+        *("exec", "-T", "-e", f"PGPASSWORD={stack.variables['PREFECT_DATABASE_PASSWORD']}", "prefect-db"),
+        *("pg_dump", "-h", "127.0.0.1", "-U", "prefect", "prefect"),
+    )
+    assert "starloom-archive" in dump  # the block is there
+    for name, secret in secrets.items():
+        assert secret not in seen, name
+    for name in ("ARCHIVE_PASSWORD", "LAKE_SECRET_KEY", "PREFECT_AUTH_STRING"):
+        assert secrets[name] not in dump, name
+    # The key that opens the blocks is not beside them.
+    assert stack.sql("prefect", "SELECT count(*) FROM configuration WHERE key = 'ENCRYPTION_KEY'").strip() == "0"
+
+
+def test_a_database_that_dies_comes_back_and_a_late_frame_is_stacked(stacked: Stacked, clock: Clock) -> None:
+    stack = stacked.stack
+    before = {name: stack.id_of(name) for name in ("archive-db", "prefect-db", "redis")}
+    for name in before:
+        stack.crash(name)
+    wait_for("three restarts", lambda: all(stack.engine.inspect(i)["RestartCount"] for i in before.values()), 60)
+    wait_for("health", lambda: set(stack.health().values()) <= {"healthy", "running"}, 180)
+    clock.done("databases back")
+    (late,) = stacked.submit(N_FRAMES, N_FRAMES + 1)
+    assert late["state"] == "ready"
+    stack.starloom("mission", "restack", MISSION)
+    stacked.wait_until_stacked(2)
+    assert stacked.show()["products"][-1]["summary"]["n_frames"] == N_FRAMES + 1
+
+
+def test_down_and_up_again_keeps_everything(stacked: Stacked, tmp_path: Path, clock: Clock) -> None:
+    stack = stacked.stack
+    before = stacked.show()
+    runs = int(stack.sql("prefect", "SELECT count(*) FROM flow_run"))
+    ids = stack.sql("prefect", "SELECT id FROM automation ORDER BY id")
+    stack.drain()
+    began = time.monotonic()
+    stack.compose("down")
+    stack.up()
+    clock.done(f"down and up, {time.monotonic() - began:.0f} s of them,")
+    after = stacked.show()
+    assert (after["frames"], after["revisions"], after["products"]) == (
+        before["frames"],
+        before["revisions"],
+        before["products"],
+    )
+    assert int(stack.sql("prefect", "SELECT count(*) FROM flow_run")) >= runs
+    # Nothing was registered again, and what was paused stays paused.
+    assert stack.sql("prefect", "SELECT id FROM automation ORDER BY id") == ids
+    assert stack.sql("prefect", "SELECT name FROM work_queue WHERE is_paused ORDER BY name").split() == [
+        "frames",
+        "stacks",
+    ]
+    stack.starloom("resume", "all")
+    # The node's key still opens its receipts, and only with the right block key does Prefect open its blocks.
+    told = stack.outside("starloom", "receipts", stacked.submitted[0]["name"], "--json", env=stacked.key)
+    assert json.loads(told)[0]["state"] == "ready"
+    wait_for(
+        "a run after the start",
+        lambda: int(stack.sql("prefect", "SELECT count(*) FROM flow_run WHERE state_type = 'COMPLETED'")) > runs,
+        120,
+    )
