@@ -132,6 +132,11 @@ class Settings(BaseSettings):
     raw_copy_region: str = "us-east-1"
     raw_copy_access_key: str = ""
     raw_copy_secret_key: SecretStr = SecretStr("")
+    #: The S3 server of ``starloom backup s3://BUCKET/PREFIX``; the lake's own where it is empty.
+    backup_endpoint: str = ""
+    backup_region: str = "us-east-1"
+    backup_access_key: str = ""
+    backup_secret_key: SecretStr = SecretStr("")
     #: How long an announced frame that never arrives holds a mission back.
     announce_ttl_s: float = 3600.0
     #: Calibration frames of a series are made a master after this long without a new one.

@@ -123,6 +123,18 @@ class Embedded:
         """Return the pid of every service, None for those that do not run."""
         return {name: self.service(name).pid for name in SERVICES}
 
+    @contextmanager
+    def lake_alone(self) -> Iterator[None]:
+        """Have the lake run, and nothing else, for the length of a block; whoever restores an archive needs it."""
+        running = self.service("lake").pid is not None
+        try:
+            with self._alone():
+                self._up_lake(load_settings(self.home), lambda _: None)
+            yield
+        finally:
+            if not running:
+                self.service("lake").stop()
+
     def _start(self, name: str, command: list[str], env: dict[str, str], root: Path, say: Say) -> None:
         service = self.service(name)
         if service.pid is None:

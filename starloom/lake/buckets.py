@@ -62,6 +62,38 @@ def make_bucket(client: Any, name: str, kind: str, region: str, lock_days: int) 
     client.set_bucket_lifecycle(name, _lifecycle(kind))
 
 
+def shortcomings(client: Any, name: str, kind: str, lock_days: int) -> list[str]:
+    """Return what a bucket lacks of what `make_bucket` gives it, a sentence each."""
+    if not client.bucket_exists(name):
+        return [f"bucket {name} is not there"]
+    found = []
+    if kind != "inbox" and client.get_bucket_versioning(name).status != ENABLED:
+        found.append(f"{name} keeps no versions")
+    if kind == "raw" and lock_days > 0:
+        held = _locked_days(client, name)
+        if held is None:
+            found.append(f"{name} has no object lock")
+        elif held < lock_days:
+            found.append(f"{name} is locked for {held} days, not {lock_days}")
+    rules = client.get_bucket_lifecycle(name)
+    if rules is None or not any(rule.abort_incomplete_multipart_upload for rule in rules.rules):
+        found.append(f"unfinished uploads to {name} never expire")
+    return found
+
+
+def _locked_days(client: Any, name: str) -> int | None:
+    """Return the default retention of a bucket, days; None where it has none."""
+    try:
+        current = client.get_object_lock_config(name)
+    except S3Error as error:
+        if error.code not in {"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration"}:
+            raise
+        return None
+    if not current.duration:
+        return None
+    return int(current.duration) * (1 if str(current.duration_unit) == str(DAYS) else 365)
+
+
 def _lock(client: Any, name: str, days: int) -> None:
     """Set the default retention. GOVERNANCE: an operator with the right can still obey a court, by saying so."""
     try:
