@@ -125,6 +125,11 @@ class Settings(BaseSettings):
     orphan_grace_s: float = 86400.0
     #: Every raw object is compared with the hash in its key once in so many days; 0 switches it off.
     scrub_days: int = 30
+    #: Announcements, failed tries and spent status events are forgotten after so many days; 0 keeps them for ever.
+    history_days: int = Field(default=365, ge=0)
+    #: The embedded Prefect server forgets ended runs (with logs and artifacts) and events after so many days.
+    prefect_runs_days: int = Field(default=90, ge=1)
+    prefect_events_days: int = Field(default=14, ge=1)
     #: A second copy of the raw frames (``s3://PREFIX`` or ``file:///folder``), filled and checked by ``tidy``;
     #: none where it is empty.
     raw_copy_url: str = ""

@@ -10,7 +10,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from starloom import __version__
-from starloom.archive import claims, dispositions, frames, instruments, missions, results, revisions, staleness
+from starloom.archive import (
+    claims,
+    dispositions,
+    frames,
+    instruments,
+    missions,
+    pruning,
+    results,
+    revisions,
+    staleness,
+)
 from starloom.archive.engine import database_now
 from starloom.archive.reconciling import reconcile
 from starloom.astrometry.instrument import BadInstrument, Sample, learn
@@ -152,6 +162,18 @@ def _readable(said: dict[str, Any]) -> Sample | None:
         return Sample.from_json(said)
     except BadInstrument:
         return None
+
+
+def prune_archive(hub: Hub) -> int:
+    """Remove rows that nobody needs any more, a page at a time; return how many."""
+    removed = 0
+    while hub.settings.history_days:
+        with hub.archive.transaction() as session:
+            page = pruning.prune(session, hub.settings.history_days)
+        removed += page
+        if page < pruning.PAGE:
+            break
+    return removed
 
 
 def tidy_lake(hub: Hub) -> int:

@@ -52,7 +52,9 @@ class S3Place(Place):
         """Remove a backup; see `Place.remove`."""
         with explained(self.bucket):
             found = self._client.list_objects(self.bucket, prefix=self._key(name, ""), recursive=True)
-            for key in sorted((item.object_name for item in found), key=lambda key: not key.endswith(manifest.NAME)):
+            for key in sorted(
+                (item.object_name for item in found), key=lambda key: not key.endswith(manifest.NAME)
+            ):
                 self._client.remove_object(self.bucket, key)
 
     def _get(self, name: str, file: str, folder: Path) -> None:

@@ -26,7 +26,11 @@ def dump(url: URL, target: Path, *, server_major: int, snapshot: str) -> str:
         ``no-postgres-tools``, ``postgres-tools-too-old``, ``backup-failed``.
     """
     tool, version = find_tool("pg_dump", server_major)
-    _run(tool, url, ["--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}", f"--file={target}"])
+    _run(
+        tool,
+        url,
+        ["--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}", f"--file={target}"],
+    )
     return f"pg_dump {version}"
 
 

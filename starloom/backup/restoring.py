@@ -1,4 +1,4 @@
-"""Load a backup into an empty archive, or in the place of one that is given up; then it is at the newest schema."""
+"""Load a backup into an empty archive, or in the place of one that is given up, and migrate it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from starloom.archive import Archive, obscore
 from starloom.archive.schema import refuse_newer, schema_of
 from starloom.backup import postgres, sqlite
 from starloom.backup.manifest import Manifest, check_files
-from starloom.backup.saving import described, server_major
+from starloom.backup.saving import described, rows_of, server_major
 from starloom.errors import BadInput, Conflict, StarloomError
 
 #: Tables in which a hub that was only set up has no rows.
-_OF_WORTH = ("mission", "frame", "node")
+_OF_WORTH = {"mission", "frame", "node"}
 
 
 def load_backup(archive: Archive, folder: Path, manifest: Manifest, *, force: bool = False) -> None:
@@ -69,12 +69,7 @@ def _check_target(archive: Archive, *, force: bool) -> None:
     with archive.session() as session:
         connection = session.connection()
         there = set(inspect(connection).get_table_names())
-        rows = {
-            name: count
-            for name in _OF_WORTH
-            if name in there
-            and (count := connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one())
-        }
+        rows = {name: count for name, count in rows_of(connection, there & _OF_WORTH).items() if count}
         others = 0
         if not archive.is_sqlite:
             others = connection.execute(
@@ -115,7 +110,9 @@ def _check_rows(archive: Archive, manifest: Manifest) -> None:
     with engine.connect() as connection:
         _, rows = described(connection)
     engine.dispose()
-    wrong = sorted(name for name in manifest.rows.keys() | rows.keys() if manifest.rows.get(name) != rows.get(name))
+    wrong = sorted(
+        name for name in manifest.rows.keys() | rows.keys() if manifest.rows.get(name) != rows.get(name)
+    )
     if wrong:
         raise StarloomError(
             f"{wrong[0]} has {rows.get(wrong[0])} rows, the backup had {manifest.rows.get(wrong[0])}",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import Connection, create_engine, func, inspect, select, table, text
 
 from starloom import __version__
 from starloom.archive import Archive
@@ -100,7 +100,12 @@ def described(connection: Connection) -> tuple[str, dict[str, int]]:
             code="archive-not-ready",
             hint="`starloom up` sets it up. Is STARLOOM_HOME the right folder?",
         )
-    names = sorted(inspect(connection).get_table_names())
-    return revision, {
-        name: int(connection.execute(text(f'SELECT count(*) FROM "{name}"')).scalar_one()) for name in names
+    return revision, rows_of(connection, inspect(connection).get_table_names())
+
+
+def rows_of(connection: Connection, tables: Iterable[str]) -> dict[str, int]:
+    """Return the number of rows of tables, by name."""
+    return {
+        name: int(connection.execute(select(func.count()).select_from(table(name))).scalar_one())
+        for name in sorted(tables)
     }

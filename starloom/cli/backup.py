@@ -47,7 +47,9 @@ def backup(
 
 
 def restore(
-    where: Annotated[str, typer.Argument(metavar="DIR|s3://BUCKET/PREFIX", help="A backup, or where they are kept.")],
+    where: Annotated[
+        str, typer.Argument(metavar="DIR|s3://BUCKET/PREFIX", help="A backup, or where they are kept.")
+    ],
     force: Annotated[bool, typer.Option("--force", help="Give up what the archive holds now.")] = False,
     json: JsonOption = False,
 ) -> None:

@@ -19,7 +19,7 @@ def doctor(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Check everything the hub rests on; say what was found, why it matters, and what to do. Exit code 1: a problem.
+    """Check everything the hub rests on; say what was found, why it matters, what to do. Exit code 1: a problem.
 
     Example: starloom doctor --only lake
     """

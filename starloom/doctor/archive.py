@@ -131,7 +131,9 @@ GROUP = Group(
     "archive",
     Check("answers", "Everything the hub knows is in it.", answers),
     (
-        Check("schema", "Code and tables of different releases misread each other.", _asking(is_at_the_newest_schema)),
+        Check(
+            "schema", "Code and tables of different releases misread each other.", _asking(is_at_the_newest_schema)
+        ),
         Check("status trigger", "A status changed by plain SQL must become an event.", _asking(trigger_fires)),
         Check("clock", "Leases run on the database's clock, retries are planned by it.", _asking(clock_agrees)),
         Check("time zone", "People read times there.", _asking(speaks_utc)),

@@ -34,7 +34,9 @@ def buckets_keep_their_promise(settings: Settings) -> str:
     if not _is_s3(settings):
         if settings.environment == "production":
             raise Trouble(
-                "a folder keeps no versions and locks nothing", "Use an S3 store for a hub of a network.", "warning"
+                "a folder keeps no versions and locks nothing",
+                "Use an S3 store for a hub of a network.",
+                "warning",
             )
         return "a folder: it keeps no versions and locks nothing"
     from starloom.lake.s3 import S3Lake
@@ -42,8 +44,14 @@ def buckets_keep_their_promise(settings: Settings) -> str:
     lake = connect(settings)
     assert isinstance(lake, S3Lake)
     if wrong := lake.shortcomings():
-        raise Trouble("; ".join(wrong), "`starloom up` sets them; a lock needs a bucket that was created with one.")
-    lock = f"raw is locked for {settings.lake_raw_lock_days} days" if settings.lake_raw_lock_days else "no lock is set"
+        raise Trouble(
+            "; ".join(wrong), "`starloom up` sets them; a lock needs a bucket that was created with one."
+        )
+    lock = (
+        f"raw is locked for {settings.lake_raw_lock_days} days"
+        if settings.lake_raw_lock_days
+        else "no lock is set"
+    )
     return f"versions are kept, {lock}, unfinished uploads expire"
 
 
@@ -115,7 +123,9 @@ GROUP = Group(
     "lake",
     Check("answers", "Frames and stacks lie there.", answers),
     (
-        Check("buckets", "Versions and locks are what keeps raw frames from being lost.", buckets_keep_their_promise),
+        Check(
+            "buckets", "Versions and locks are what keeps raw frames from being lost.", buckets_keep_their_promise
+        ),
         Check("write and read", "A full or read-only store parks everything.", takes_and_gives),
         Check("strangers", "Nobody without a key may read or write.", strangers_are_refused),
         Check("clock", "Signed requests are refused, and orphans age wrongly, where clocks differ.", clock_agrees),

@@ -26,7 +26,8 @@ def settings_are_safe(settings: Settings) -> str:
     public = [
         name
         for name in ("lake_endpoint", "lake_public_endpoint", "prefect_api_url")
-        if (host := urlsplit(getattr(settings, name)).hostname) and not host.startswith(("127.", "localhost", "::1"))
+        if (host := urlsplit(getattr(settings, name)).hostname)
+        and not host.startswith(("127.", "localhost", "::1"))
     ]
     if public:
         raise Trouble(
@@ -63,7 +64,9 @@ def disk_has_space(settings: Settings) -> str:
     full = usage.used / (usage.used + usage.free)
     said = f"full to {full:.0%}, {usage.free / 1e9:.1f} GB free"
     if usage.free < LEAST_FREE or full > settings.alert_disk_fraction:
-        raise Trouble(said, "Free space, or move STARLOOM_HOME to a larger disk (docs/playbook.md, a disk is full).")
+        raise Trouble(
+            said, "Free space, or move STARLOOM_HOME to a larger disk (docs/playbook.md, a disk is full)."
+        )
     return said
 
 
@@ -101,7 +104,9 @@ GROUP = Group(
     (
         Check("settings", "A secret that is in the documentation is none.", settings_are_safe),
         Check("secrets", "Whoever reads the keys can write every object of the lake.", secrets_are_private),
-        Check("disk", "A full disk parks frames and stacks, and stops SQLite and an embedded lake.", disk_has_space),
+        Check(
+            "disk", "A full disk parks frames and stacks, and stops SQLite and an embedded lake.", disk_has_space
+        ),
         Check("star catalogue", "Without one no frame is solved or measured.", catalogue_opens),
         Check("blind solver", "Frames with wrong or no coordinates stay unsolved without.", blind_solver_is_there),
     ),

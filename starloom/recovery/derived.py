@@ -48,9 +48,7 @@ def look(hub: Hub) -> list[Gap]:
 
 
 def _gaps_of(hub: Hub, node: str) -> Iterator[Gap]:
-    there = {
-        column: {item.key for item in hub.lake.list(f"{prefix}/{node}/")} for column, prefix, _ in _MADE_BY
-    }
+    there = {column: {item.key for item in hub.lake.list(f"{prefix}/{node}/")} for column, prefix, _ in _MADE_BY}
     # Asked after the lake was listed: what has been written and committed meanwhile is looked up once more.
     columns = select(Frame.id, Frame.name, Frame.plane, Frame.calibrated_key, Frame.solved_key, Frame.sources_key)
     with hub.archive.session() as session:

@@ -85,6 +85,10 @@ def _fence(session: Session, mission_id: str, epoch: int) -> None:
             # Not now: the time of the newest claim says whether missions are being stacked.
             claimed_at=mission.created_at,
             lease_until=mission.created_at,
-            error={"code": "restored", "message": f"epochs up to {epoch} are of before a restore", "retryable": True},
+            error={
+                "code": "restored",
+                "message": f"epochs up to {epoch} are of before a restore",
+                "retryable": True,
+            },
         )
     )

@@ -1,4 +1,4 @@
-"""Raw objects that no row speaks of are frames that came after the backup: registered anew, under their old ids."""
+"""Raw objects that no row speaks of are frames that came after the backup: registered anew, ids and all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from starloom.archive.models import Frame
 from starloom.errors import BadInput
 from starloom.frames import parse_name
 from starloom.frames.step import RAW_NAME
-from starloom.lake import Stored, keys
+from starloom.lake import Stored
 from starloom.recovery import receipts
 from starloom.recovery.receipts import Receipt
 
@@ -84,9 +84,9 @@ def look(hub: Hub) -> Found:
         _look_at_node(hub, node, items, found)
     for node, items in _by_node(hub, "quarantine/"):
         known = {row.raw_key for row in _rows(hub, node)}
-        for item in items:
-            if item.key not in known:
-                name = item.key.rpartition("/")[2]
+        for key, item in items.items():
+            if key not in known:
+                name = key.rpartition("/")[2]
                 found.lost.append(Lost(node, name, item, receipts.read(hub.lake, node, name)))
     for node in _nodes(hub) - seen:
         found.missing += sorted({row.raw_key for row in _rows(hub, node) if _is_raw(row.raw_key)})  # type: ignore[misc]

@@ -81,6 +81,8 @@ def _unknown_missions(hub: Hub, in_the_lake: set[str]) -> list[str]:
     with hub.archive.session() as session:
         known = select(Mission.id)
         named = session.exec(
-            select(Frame.obs_req).where(col(Frame.obs_req).not_in(known), col(Frame.obs_req).is_not(None)).distinct()
+            select(Frame.obs_req)
+            .where(col(Frame.obs_req).not_in(known), col(Frame.obs_req).is_not(None))
+            .distinct()
         ).all()
     return sorted(in_the_lake | {str(name) for name in named})

@@ -1,4 +1,4 @@
-"""Stacks that were begun or published after the backup are asked for again; so are those whose products are gone."""
+"""Stacks that were begun after the backup are asked for again; so are those whose products are gone."""
 
 from __future__ import annotations
 
@@ -80,9 +80,7 @@ def _complete(session: Session, mission_id: str, reason: str) -> bool:
 
 def missing_products(hub: Hub) -> dict[str, list[str]]:
     """Return the products of newest revisions that are not in the lake, by mission."""
-    newest = (
-        select(func.max(Revision.id)).where(Revision.status == "published").group_by(col(Revision.mission_id))
-    )
+    newest = select(func.max(Revision.id)).where(Revision.status == "published").group_by(col(Revision.mission_id))
     with hub.archive.session() as session:
         wanted = session.exec(
             select(Revision.mission_id, Product.sci_key, Product.sci_version)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,19 @@ from tests.steps.conftest import Station, exposure, frames, postgres_station, st
 __all__ = ["exposure", "frames", "postgres_station", "station"]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def hub_at(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Station]:
+@pytest.fixture
+def at_home(station: Station, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Station:
+    """A station that is this process's hub."""
     monkeypatch.setenv("STARLOOM_HOME", str(tmp_path / "home"))
-    yield request.getfixturevalue("station" if request.param == "sqlite" else "postgres_station")
+    return station
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def hub_at(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Station:
+    """The same on either database."""
+    monkeypatch.setenv("STARLOOM_HOME", str(tmp_path / "home"))
+    made: Station = request.getfixturevalue("station" if request.param == "sqlite" else "postgres_station")
+    return made
 
 
 def stack(hub: Hub, mission: str = "550") -> StackRef:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from astropy.io import fits
-from sqlmodel import Session, select
+from sqlmodel import select
 
 from starloom import backup
 from starloom.archive.frames import state_of
-from starloom.archive.models import Frame, Mission, Revision, StatusEvent
+from starloom.archive.models import Frame, Mission, Revision
 from starloom.holding import StackRef
 from starloom.hub import Hub
 from starloom.recovery.epochs import JUMP, fence, in_the_lake
@@ -130,39 +130,39 @@ def test_what_waited_at_the_time_of_the_backup_is_found_where_it_went(
 
 
 def test_a_row_that_met_an_empty_inbox_before_the_reconciliation_is_taken_up(
-    hub_at: Station, frames: Callable[..., Path], tmp_path: Path
+    at_home: Station, frames: Callable[..., Path], tmp_path: Path
 ) -> None:
-    hub = hub_at.hub
-    hub_at.create()
-    hub_at.send(frames(1))
-    [waiting] = hub_at.discover()
+    hub = at_home.hub
+    at_home.create()
+    at_home.send(frames(1))
+    [waiting] = at_home.discover()
     backup.take(hub.settings, hub.archive, str(tmp_path / "backups"))
-    hub_at.process([waiting])
+    at_home.process([waiting])
     destroy(hub)
     restored(hub, tmp_path / "backups")
-    assert hub_at.process([waiting])[0].disposition_code == "object-missing"
+    assert at_home.process([waiting])[0].disposition_code == "object-missing"
     reconcile(hub)
-    hub_at.process(hub_at.due())
+    at_home.process(at_home.due())
     assert states(hub) == {waiting: "ready"}
 
 
 def test_solved_copies_that_are_gone_are_made_again(
-    hub_at: Station, frames: Callable[..., Path], tmp_path: Path
+    at_home: Station, frames: Callable[..., Path], tmp_path: Path
 ) -> None:
     """`tidy` has removed the solved copy that the backup speaks of, because the frame was solved again."""
-    hub = hub_at.hub
-    hub_at.create()
+    hub = at_home.hub
+    at_home.create()
     for n in (1, 2):
-        hub_at.send(frames(n))
-    first, _ = hub_at.process()
+        at_home.send(frames(n))
+    first, _ = at_home.process()
     complete(hub)
     before = pixels(hub, stack(hub))
     assert first.solved_key is not None
     hub.lake.delete(first.solved_key)
     report = reconcile(hub)
     assert report.frames_done_again == [first.name]
-    assert not hub_at.frame(first.id).ready_at
-    hub_at.process(hub_at.due())
+    assert not at_home.frame(first.id).ready_at
+    at_home.process(at_home.due())
     assert set(states(hub).values()) == {"ready"}
     assert reconcile(hub).clean
     complete(hub)
@@ -170,12 +170,12 @@ def test_solved_copies_that_are_gone_are_made_again(
 
 
 def test_a_product_that_is_gone_is_made_again_though_its_inputs_are_the_same(
-    hub_at: Station, frames: Callable[..., Path]
+    at_home: Station, frames: Callable[..., Path]
 ) -> None:
-    hub = hub_at.hub
-    hub_at.create()
-    hub_at.send(frames(1))
-    hub_at.process()
+    hub = at_home.hub
+    at_home.create()
+    at_home.send(frames(1))
+    at_home.process()
     complete(hub)
     first = stack(hub)
     sums = pixels(hub, first)
@@ -185,11 +185,11 @@ def test_a_product_that_is_gone_is_made_again_though_its_inputs_are_the_same(
     assert reconcile(hub).clean
 
 
-def test_raw_frames_that_are_gone_are_told(hub_at: Station, frames: Callable[..., Path]) -> None:
-    hub = hub_at.hub
-    hub_at.create()
-    hub_at.send(frames(1))
-    [frame] = hub_at.process()
+def test_raw_frames_that_are_gone_are_told(at_home: Station, frames: Callable[..., Path]) -> None:
+    hub = at_home.hub
+    at_home.create()
+    at_home.send(frames(1))
+    [frame] = at_home.process()
     assert frame.raw_key is not None
     hub.lake.delete(frame.raw_key)
     report = reconcile(hub)
@@ -198,20 +198,20 @@ def test_raw_frames_that_are_gone_are_told(hub_at: Station, frames: Callable[...
 
 
 def test_the_words_of_people_are_kept_as_far_as_receipts_tell_them(
-    hub_at: Station, frames: Callable[..., Path], tmp_path: Path
+    at_home: Station, frames: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Withdrawn and refused frames do not come back as good ones."""
     from starloom.archive import dispositions
     from starloom.receipts import write_receipt
 
-    hub = hub_at.hub
-    hub_at.create()
+    hub = at_home.hub
+    at_home.create()
     backup.take(hub.settings, hub.archive, str(tmp_path / "backups"))
-    hub_at.send(frames(1))
+    at_home.send(frames(1))
     corrupt = tmp_path / frames(2).name
     corrupt.write_bytes(frames(2).read_bytes()[:20_000])
-    hub_at.send(corrupt)
-    for frame in hub_at.process():
+    at_home.send(corrupt)
+    for frame in at_home.process():
         if frame.disposition == "active":
             with hub.archive.transaction() as session:
                 gone = dispositions.withdraw(session, frame.id, "dome was closed")
@@ -227,39 +227,35 @@ def test_the_words_of_people_are_kept_as_far_as_receipts_tell_them(
 
 
 def test_a_mission_that_nobody_knows_any_more_is_told(
-    hub_at: Station, frames: Callable[..., Path], tmp_path: Path
+    at_home: Station, frames: Callable[..., Path], tmp_path: Path
 ) -> None:
-    hub = hub_at.hub
+    hub = at_home.hub
     backup.take(hub.settings, hub.archive, str(tmp_path / "backups"))
-    hub_at.create()
-    hub_at.send(frames(1))
-    hub_at.process()
+    at_home.create()
+    at_home.send(frames(1))
+    at_home.process()
     complete(hub)
     stack(hub)
     destroy(hub)
     restored(hub, tmp_path / "backups")
     report = reconcile(hub)
     assert report.missions_unknown == ["550"]
-    hub_at.process(hub_at.due())
-    hub_at.create()
+    at_home.process(at_home.due())
+    at_home.create()
     assert reconcile(hub).missions_stacked_again == ["550"], "created anew, it is stacked as it was"
     ref = stack(hub)
     assert f"/e{1 + JUMP + 1}/" in ref.products[0]["sci"]
 
 
-def test_nothing_is_found_where_nothing_was_lost(hub_at: Station, frames: Callable[..., Path]) -> None:
-    hub = hub_at.hub
-    hub_at.create()
-    hub_at.send(frames(1))
-    hub_at.discover()
+def test_nothing_is_found_where_nothing_was_lost(at_home: Station, frames: Callable[..., Path]) -> None:
+    hub = at_home.hub
+    at_home.create()
+    at_home.send(frames(1))
+    at_home.discover()
     assert reconcile(hub).clean, "a frame that waits in the inbox is on its way"
-    hub_at.process(hub_at.due())
+    at_home.process(at_home.due())
     complete(hub)
     stack(hub)
     report = reconcile(hub)
     assert report.clean
     assert report.orphans == report.epochs_raised == 0
-
-
-def open_events(session: Session) -> int:
-    return len(session.exec(select(StatusEvent).where(StatusEvent.state == "open")).all())
