@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     lake_secret_key: SecretStr = SecretStr("")
     #: Object-lock retention of raw frames, days; 0 switches the lock off.
     lake_raw_lock_days: int = 3650
+    #: Raw frames move to a cheaper storage class after so many days; 0 leaves them. The class must answer at once
+    #: (``GLACIER_IR``, ``STANDARD_IA``): what has to be thawed first is read by no step.
+    lake_cold_after_days: int = Field(default=0, ge=0)
+    lake_cold_class: str = "GLACIER_IR"
 
     #: SQLAlchemy URL; SQLite in the home by default, ``postgresql+psycopg://…`` in production.
     archive_url: SecretStr = SecretStr("")

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
 
 from starloom import holding
-from starloom.archive import events
+from starloom.archive import Archive, events
 from starloom.coadd import step as coadd
 from starloom.demo.watching import complete_by_plain_sql
 from starloom.holding import StackRef
@@ -55,14 +54,19 @@ def complete(hub: Hub, mission: str = "550") -> None:
 
 def destroy(hub: Hub) -> None:
     """Lose the archive, whole."""
-    hub.archive.dispose()
-    url = make_url(hub.settings.archive_url.get_secret_value())
-    if hub.archive.is_sqlite:
-        for path in Path(url.database or "").parent.glob("archive.sqlite*"):
-            path.unlink()
+    destroy_database(hub.archive)
+
+
+def destroy_database(archive: Archive) -> None:
+    """Remove a SQLite file with all that belongs to it, or make a PostgreSQL database anew."""
+    archive.dispose()
+    if archive.is_sqlite:
+        path = Path(archive.url.database or "")
+        for part in path.parent.glob(f"{path.name}*"):
+            part.unlink()
         return
-    admin = create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    admin = create_engine(archive.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {url.database}")
-        connection.exec_driver_sql(f"CREATE DATABASE {url.database}")
+        connection.exec_driver_sql(f"DROP DATABASE {archive.url.database}")
+        connection.exec_driver_sql(f"CREATE DATABASE {archive.url.database}")
     admin.dispose()
