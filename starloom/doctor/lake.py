@@ -43,7 +43,7 @@ def buckets_keep_their_promise(settings: Settings) -> str:
 
     lake = connect(settings)
     assert isinstance(lake, S3Lake)
-    if wrong := lake.shortcomings():
+    if wrong := list(lake.shortcomings()):
         raise Trouble(
             "; ".join(wrong), "`starloom up` sets them; a lock needs a bucket that was created with one."
         )

@@ -316,14 +316,12 @@ class S3Lake(Lake):
             with explained(name):
                 buckets.make_bucket(self._client, name, kind, self.region, self.raw_lock_days, self.cold)
 
-    def shortcomings(self) -> list[str]:
-        """Return what the buckets lack of what `prepare` gives them, a sentence each."""
-        found = []
+    def shortcomings(self) -> Iterator[str]:
+        """Yield what the buckets lack of what `prepare` gives them, a sentence each."""
         for kind in buckets.KINDS:
             name = f"{self.prefix}-{kind}"
             with explained(name):
-                found += buckets.shortcomings(self._client, name, kind, self.raw_lock_days)
-        return found
+                yield from buckets.shortcomings(self._client, name, kind, self.raw_lock_days)
 
     def ping(self) -> None:
         """Return if the server answers, takes our key and holds the inbox bucket."""
