@@ -62,7 +62,7 @@ def _manifest(
     return Manifest(
         taken_at=taken_at,
         starloom_version=__version__,
-        database=database,  # type: ignore[arg-type]
+        database=database,
         tool=tool,
         schema_revision=revision,
         files=[manifest.describe(target)],

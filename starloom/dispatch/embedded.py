@@ -126,14 +126,16 @@ class Embedded:
 
     @contextmanager
     def lake_alone(self) -> Iterator[None]:
-        """Have the lake run, and nothing else, for the length of a block; whoever restores an archive needs it."""
+        """Have the home's own lake run, where it has one, for the length of a block: a restore needs it."""
         running = self.service("lake").pid is not None
+        ours = SeaweedFS(self.home).data.is_dir()
         try:
-            with self._alone():
-                self._up_lake(load_settings(self.home), lambda _: None)
+            if ours:
+                with self._alone():
+                    self._up_lake(load_settings(self.home), lambda _: None)
             yield
         finally:
-            if not running:
+            if ours and not running:
                 self.service("lake").stop()
 
     def _start(self, name: str, command: list[str], env: dict[str, str], root: Path, say: Say) -> None:
