@@ -212,10 +212,11 @@ def program_environment(settings: Settings, root: Path) -> dict[str, str]:
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         # In server memory, the default, a restart forgets who holds a slot.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        # By default ended runs stay for ever; without them go their task runs, logs and artifacts.
+        # By default ended runs stay for ever; with them go their task runs, logs and artifacts. The last of the
+        # three takes no number of seconds (Prefect 3.8.8), though the one before it does.
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(settings.prefect_runs_days * DAY_S),
-        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": str(settings.prefect_events_days * DAY_S),
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{settings.prefect_events_days}D",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "starloom",
         # The lease is renewed by a thread outside any run; its lines still go to the worker's log.
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sqlalchemy import select as columns_of
 from sqlmodel import col, select
 
 from starloom.archive import frames as rows
@@ -50,9 +51,11 @@ def look(hub: Hub) -> list[Gap]:
 def _gaps_of(hub: Hub, node: str) -> Iterator[Gap]:
     there = {column: {item.key for item in hub.lake.list(f"{prefix}/{node}/")} for column, prefix, _ in _MADE_BY}
     # Asked after the lake was listed: what has been written and committed meanwhile is looked up once more.
-    columns = select(Frame.id, Frame.name, Frame.plane, Frame.calibrated_key, Frame.solved_key, Frame.sources_key)
+    names = ("id", "name", "plane", *(column for column, _, _ in _MADE_BY))
+    columns = columns_of(*(col(getattr(Frame, name)) for name in names))
     with hub.archive.session() as session:
-        found = session.exec(columns.where(Frame.node_id == node, Frame.disposition == "active")).all()
+        wanted = columns.where(col(Frame.node_id) == node, col(Frame.disposition) == "active")
+        found = session.connection().execute(wanted).all()
     for frame_id, name, plane, *keys in found:
         for key, (column, _, step) in zip(keys, _MADE_BY, strict=True):
             if key is None or key in there[column] or hub.lake.stat(key) is not None:

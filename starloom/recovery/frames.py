@@ -89,14 +89,14 @@ def look(hub: Hub) -> Found:
                 name = key.rpartition("/")[2]
                 found.lost.append(Lost(node, name, item, receipts.read(hub.lake, node, name)))
     for node in _nodes(hub) - seen:
-        found.missing += sorted({row.raw_key for row in _rows(hub, node) if _is_raw(row.raw_key)})  # type: ignore[misc]
+        found.missing += sorted(_raw_keys(_rows(hub, node)))
     return found
 
 
 def _look_at_node(hub: Hub, node: str, items: Mapping[str, Stored], found: Found) -> None:
     rows = _rows(hub, node)
     known_keys = {row.raw_key for row in rows}
-    found.missing += sorted(key for key in known_keys if _is_raw(key) and key not in items)  # type: ignore[type-var]
+    found.missing += sorted(_raw_keys(rows) - items.keys())
     waiting = {row.name: row for row in rows if row.raw_key is None}
     settled = {row.name for row in rows if row.raw_key is not None}
     told = receipts.read_all(hub.lake, node, settled)
@@ -144,8 +144,8 @@ def _nodes(hub: Hub) -> set[str]:
         return set(session.exec(select(Frame.node_id).distinct()).all())
 
 
-def _is_raw(key: str | None) -> bool:
-    return key is not None and key.startswith("raw/")
+def _raw_keys(rows: Sequence[_Row]) -> set[str]:
+    return {row.raw_key for row in rows if row.raw_key is not None and row.raw_key.startswith("raw/")}
 
 
 def register(hub: Hub, lost: Sequence[Lost]) -> int:
