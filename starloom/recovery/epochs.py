@@ -11,9 +11,10 @@ import re
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlmodel import Session, col, func, select
+from sqlmodel import col, func, select
 
 from starloom.archive.models import Mission, Revision
 from starloom.lake import Lake
@@ -51,44 +52,33 @@ def fence(archive: Archive, stacks: Mapping[str, set[tuple[int, int]]], *, every
         given.
     """
     with archive.session() as session:
-        known = dict(
-            session.exec(
-                select(Mission.id, func.coalesce(func.max(Revision.epoch), 0))
-                .join(Revision, col(Revision.mission_id) == Mission.id, isouter=True)
-                .group_by(col(Mission.id))
-            ).all()
-        )
-    wanted = {}
-    for mission_id, given in known.items():
+        known = session.exec(
+            select(Mission.id, Mission.created_at, func.coalesce(func.max(Revision.epoch), 0))
+            .join(Revision, col(Revision.mission_id) == Mission.id, isouter=True)
+            .group_by(col(Mission.id), col(Mission.created_at))
+            .order_by(col(Mission.id))
+        ).all()
+    rows = []
+    for mission_id, created_at, given in known:
         held = max((epoch for _, epoch in stacks.get(mission_id, ())), default=0)
         if every or held > given:
-            wanted[mission_id] = max(held, given) + JUMP
-    ids = sorted(wanted)
-    for start in range(0, len(ids), PAGE):
+            rows.append(_fence(mission_id, created_at, max(held, given) + JUMP))
+    for start in range(0, len(rows), PAGE):
         with archive.transaction() as session:
-            for mission_id in ids[start : start + PAGE]:
-                _fence(session, mission_id, wanted[mission_id])
-    return len(ids)
+            session.add_all(rows[start : start + PAGE])
+    return len(rows)
 
 
-def _fence(session: Session, mission_id: str, epoch: int) -> None:
-    mission = session.get(Mission, mission_id)
-    assert mission is not None
-    session.add(
-        Revision(
-            mission_id=mission_id,
-            n=FENCE_N,
-            epoch=epoch,
-            status="expired",
-            token=secrets.token_hex(16),
-            holder="restore",
-            # Not now: the time of the newest claim says whether missions are being stacked.
-            claimed_at=mission.created_at,
-            lease_until=mission.created_at,
-            error={
-                "code": "restored",
-                "message": f"epochs up to {epoch} are of before a restore",
-                "retryable": True,
-            },
-        )
+def _fence(mission_id: str, created_at: datetime, epoch: int) -> Revision:
+    return Revision(
+        mission_id=mission_id,
+        n=FENCE_N,
+        epoch=epoch,
+        status="expired",
+        token=secrets.token_hex(16),
+        holder="restore",
+        # Not now: the time of the newest claim says whether missions are being stacked.
+        claimed_at=created_at,
+        lease_until=created_at,
+        error={"code": "restored", "message": f"epochs up to {epoch} are of before a restore", "retryable": True},
     )
