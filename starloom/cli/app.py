@@ -9,7 +9,9 @@ import typer
 from starloom import __version__
 from starloom.cli import (
     automations,
+    backup,
     demo,
+    doctor,
     frame_rows,
     hub,
     masters,
@@ -42,11 +44,15 @@ app.command("status", rich_help_panel=HUB)(hub.status)
 app.command("pause", rich_help_panel=HUB)(pausing.pause)
 app.command("resume", rich_help_panel=HUB)(pausing.resume)
 app.command("drain", rich_help_panel=HUB)(pausing.drain)
+app.command("doctor", rich_help_panel=HUB)(doctor.doctor)
 app.command("relay", rich_help_panel=HUB)(hub.relay)
 app.command("secrets", rich_help_panel=HUB)(production.secrets)
 app.command("setup", rich_help_panel=HUB)(production.setup)
 app.command("worker", rich_help_panel=HUB)(production.worker)
 app.command("watchdog", rich_help_panel=HUB)(watchdog.watchdog)
+app.command("backup", rich_help_panel=HUB)(backup.backup)
+app.command("restore", rich_help_panel=HUB)(backup.restore)
+app.command("reconcile", rich_help_panel=HUB)(backup.reconcile)
 app.add_typer(automations.app, name="automations", rich_help_panel=HUB)
 app.add_typer(missions.app, name="mission", rich_help_panel=HUB)
 app.add_typer(nodes.app, name="node", rich_help_panel=HUB)
