@@ -1,9 +1,9 @@
 """Strangers' files are read in a child process: what it costs is bounded, and what kills it kills no run.
 
-The checks of `starloom.frames.validate` bound what they read and allocate by themselves. The child is for what they
-cannot promise: decoders and WCS code in C that a hostile file may crash or keep busy. It starts once and takes file
-after file; it is given no secret (its environment is a short list of harmless variables), and what it answers is JSON
-that is checked, never a pickle.
+The checks of `starloom.frames.validate` bound what they read and allocate by themselves. The child is for what
+they cannot promise: decoders and WCS code in C that a hostile file may crash or keep busy. It starts once and
+takes file after file; it is given no secret (its environment is a short list of harmless variables), and what it
+answers is JSON that is checked, never a pickle.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
-import math
 import os
 import select
 import signal
@@ -101,7 +100,7 @@ class _Answer(BaseModel):
     profile: str = ""
 
 
-class _Died(Exception):  # noqa: N818 - an event, told by `fault`
+class _Died(Exception):
     """The child gave no answer."""
 
     def __init__(self, fault: str, *, for_good: bool = False) -> None:

@@ -53,7 +53,7 @@ def _answer(path: str, limits: Limits) -> dict[str, Any]:
         return {"refused": refused.as_dict()}
     except MemoryError:
         return {"exhausted": True}
-    except Exception:
+    except Exception:  # noqa: BLE001 - the other side reports it
         return {"unexpected": traceback.format_exc(limit=-5)}
     info = {key: value for key, value in asdict(done.info).items() if key != "path"}
     return {"info": info, "header": done.header.as_json(), "profile": done.header.profile}

@@ -1,7 +1,7 @@
-"""Thousands of broken and hostile files through the examiner: none crashes it, hangs it or costs it more than its due.
+"""Thousands of broken and hostile files through the examiner: none crashes it, hangs it or fills its memory.
 
-``python -m tests.security.fuzz --count 10000 --seed 1`` prints what became of them (`docs/security.md`); cases that
-broke a promise are kept in ``--keep``. Real frames of your own join in with ``--frames FOLDER``.
+``python -m tests.security.fuzz --count 10000 --seed 1`` prints what became of them (`docs/security.md`); cases
+that broke a promise are kept in ``--keep``. Real frames of your own join in with ``--frames FOLDER``.
 """
 
 from __future__ import annotations
@@ -161,8 +161,12 @@ def main() -> None:
             options.keep.mkdir(parents=True, exist_ok=True)
             (options.keep / f"{len(trial.tally.broken):04d}-{case.kind}.fits").write_bytes(case.data)
         trial.examiner.close()
-    said = [f"{len(seeds)} seeds, {time.monotonic() - begun:.0f} s", *trial.tally.lines(), *trial.tally.broken[:20]]
-    print("\n".join(said))
+    said = [
+        f"{len(seeds)} seeds, {time.monotonic() - begun:.0f} s",
+        *trial.tally.lines(),
+        *trial.tally.broken[:20],
+    ]
+    sys.stdout.write("\n".join(said) + "\n")
     sys.exit(1 if trial.tally.broken or trial.tally.accepted_fraction < 0.3 else 0)
 
 

@@ -35,7 +35,21 @@ STRUCTURE = (
     *("ZIMAGE", "ZCMPTYPE", "ZBITPIX", "ZNAXIS", "ZNAXIS1", "ZNAXIS2", "ZTILE1", "ZTILE2", "ZNAME1", "ZVAL1"),
     *("ZNAME2", "ZVAL2", "ZQUANTIZ", "ZDITHER0", "ZBLANK", "ZSCALE", "ZZERO", "ZMASKCMP", "CHECKSUM", "DATASUM"),
 )
-FORMS = ("1PB(100)", "1QB(100)", "PB", "1PI", "1PJ(0)", "1PE", "1PD", "1PX", "0PB", "2PB", "9999999999B", "1A", "D")
+FORMS = (
+    "1PB(100)",
+    "1QB(100)",
+    "PB",
+    "1PI",
+    "1PJ(0)",
+    "1PE",
+    "1PD",
+    "1PX",
+    "0PB",
+    "2PB",
+    "9999999999B",
+    "1A",
+    "D",
+)
 COMPRESSIONS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "PLIO_1", "HCOMPRESS_1", "NOCOMPRESS", "../x", "")
 TOLD = (
     *("OBJECT", "FILTER", "TELESCOP", "INSTRUME", "OBSERVER", "IMAGETYP", "DATE-OBS", "TIME-OBS", "EXPTIME"),
@@ -153,7 +167,9 @@ def comments(draw: st.DrawFn, seed: Seed) -> Case:
             cards[at] = cards[at][:8] + word
         elif cards[at][8:10] == "= " and "'" not in cards[at] and "/" in cards[at]:
             cards[at] = cards[at].split("/")[0] + "/ " + word
-    return Case("comments", seed.with_hdu(index, [*cards, f"COMMENT {word}", f"HISTORY {word}"]).bytes(), good=True)
+    return Case(
+        "comments", seed.with_hdu(index, [*cards, f"COMMENT {word}", f"HISTORY {word}"]).bytes(), good=True
+    )
 
 
 def _placed(draw: st.DrawFn, seed: Seed, made: list[str]) -> Seed:
@@ -231,7 +247,9 @@ def flips(draw: st.DrawFn, seed: Seed) -> Case:
     """Bytes of the file overwritten, wherever they lie."""
     data = bytearray(seed.bytes())
     where = st.floats(0, 1, exclude_max=True) | st.floats(0, min(1.0, 12 * BLOCK / len(data)), exclude_max=True)
-    for place, value in draw(st.lists(st.tuples(where, st.binary(min_size=1, max_size=6)), min_size=1, max_size=9)):
+    for place, value in draw(
+        st.lists(st.tuples(where, st.binary(min_size=1, max_size=6)), min_size=1, max_size=9)
+    ):
         at = int(place * len(data))
         data[at : at + len(value)] = value
     return Case("flips", bytes(data))

@@ -143,7 +143,7 @@ def test_it_starts_nothing_writes_no_core_and_opens_little(start: Starter) -> No
 
 def test_an_error_of_ours_is_no_refusal(start: Starter) -> None:
     """What nobody foresaw is tried again and reported, and no frame is refused for it."""
-    examiner = start("print('{\"unexpected\": \"KeyError: x\"}')")
+    examiner = start('print(\'{"unexpected": "KeyError: x"}\')')
     with pytest.raises(StarloomError) as caught:
         examiner.examine(tres1_frames()[0])
     assert (caught.value.code, caught.value.retryable) == ("unexpected", True)
