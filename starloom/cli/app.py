@@ -14,6 +14,7 @@ from starloom.cli import (
     doctor,
     frame_rows,
     hub,
+    keys,
     masters,
     missions,
     nodes,
@@ -56,6 +57,7 @@ app.command("reconcile", rich_help_panel=HUB)(backup.reconcile)
 app.add_typer(automations.app, name="automations", rich_help_panel=HUB)
 app.add_typer(missions.app, name="mission", rich_help_panel=HUB)
 app.add_typer(nodes.app, name="node", rich_help_panel=HUB)
+app.add_typer(keys.app, name="key", rich_help_panel=HUB)
 app.add_typer(frame_rows.app, name="frames", rich_help_panel=HUB)
 app.add_typer(refcat.app, name="refcat", rich_help_panel=HUB)
 app.add_typer(masters.app, name="masters", rich_help_panel=HUB)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from starloom.cli.opening import open_archive, open_settings
 from starloom.cli.output import JsonOption, console, emit_json, emit_rows, progress, say
 from starloom.errors import StarloomError
+
+if TYPE_CHECKING:
+    from starloom.lake.refusals import RefusalLog
+    from starloom.settings import Settings
 
 
 def up(json: JsonOption = False) -> None:
@@ -119,8 +123,25 @@ def relay(
     health = Health(worker.health)
     if settings.relay_health_port:
         health.serve(settings.relay_health_host, settings.relay_health_port)
+    refusals = _refusals(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     worker.run(stop, heard=health.heard)
     health.close()
+    if refusals is not None:
+        refusals.close()
+
+
+def _refusals(settings: Settings) -> RefusalLog | None:
+    """Listen for what the embedded lake refuses; None where another lake, or another relay, has that task."""
+    if not (settings.home / "seaweed" / "state.json").is_file():
+        return None
+    from starloom.lake.refusals import RefusalLog
+    from starloom.lake.seaweed import SeaweedFS
+
+    try:
+        return RefusalLog(SeaweedFS(settings.home).audit_port, settings.home / "logs" / "refused.log")
+    except (OSError, KeyError) as error:
+        logging.getLogger(__name__).info("the lake's refusals are not written down here: %r", error)
+        return None

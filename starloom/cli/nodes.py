@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from starloom.cli.keys import open_credentials, say_key
 from starloom.cli.opening import open_archive, open_settings
 from starloom.cli.output import JsonOption, emit_json, emit_rows, say
-from starloom.errors import BadInput
 
-app = typer.Typer(help="Nodes: register, list.", no_args_is_help=True)
+app = typer.Typer(help="Nodes: register, list, revoke.", no_args_is_help=True)
 
 COLUMNS = ["id", "registered", "frames", "name", "owner", "filters", "site_lat_deg", "site_lon_deg", "access_key"]
 
@@ -43,7 +43,8 @@ def register(
         list[str] | None, typer.Option("--filter", help="The node's filter name and its band: 'Filter 2=R'.")
     ] = None,
     credential: Annotated[
-        bool, typer.Option(help="Make a key that can write this node's inbox and read its receipts.")
+        bool,
+        typer.Option(help="Make a key for this node's inbox and receipts; the one it had is void."),
     ] = False,
     json: JsonOption = False,
 ) -> None:
@@ -79,35 +80,17 @@ def register(
     if filters and row["frames"]:
         say("Its frames have these bands now; a stack follows with `starloom mission restack`.")
     if secret:
-        settings = open_settings()
-        say("Give these to the node; the secret is shown once:")
-        say(f"  STARLOOM_LAKE_URL={settings.lake_url}")
-        say(f"  STARLOOM_LAKE_ENDPOINT={settings.lake_public_endpoint or settings.lake_endpoint}")
-        say(f"  STARLOOM_LAKE_ACCESS_KEY={secret['access_key']}")
-        say(f"  STARLOOM_LAKE_SECRET_KEY={secret['secret_key']}")
+        say_key(secret)
 
 
 def _credential(node: str) -> dict[str, str]:
-    """Make a key for a node in the embedded lake, the only one whose users we manage."""
+    """Make a key for a node."""
     from starloom.archive.missions import check_id
+    from starloom.lake.policies import node_grant
+    from starloom.lake.seaweed import PREFIX
 
-    settings = open_settings()
     check_id("node", node)
-    if not settings.lake_url.startswith("s3://"):
-        raise BadInput(
-            f"the lake {settings.lake_url} is a folder: it knows no credentials",
-            code="no-credentials",
-            hint="Whoever can write the folder can send frames; `starloom up` starts a lake that has credentials.",
-        )
-    if not (settings.home / "seaweed").is_dir():
-        raise BadInput(
-            f"the lake {settings.lake_url} is not the one that `starloom up` runs in {settings.home}",
-            code="foreign-lake",
-            hint=f"Make its key with that store's own tools: it writes inbox/{node}/ and reads receipts/{node}/.",
-        )
-    from starloom.lake.seaweed import SeaweedFS
-
-    access_key, secret_key = SeaweedFS(settings.home).add_node(node)
+    access_key, secret_key = open_credentials().give(node_grant(node, PREFIX))
     return {"access_key": access_key, "secret_key": secret_key}
 
 
@@ -117,10 +100,29 @@ def policy(node: Annotated[str, typer.Argument(help="TelID, as in its frames' na
 
     Example: starloom node policy T42 > T42.json
     """
-    from starloom.lake.policies import node_policy, user_of
+    from starloom.lake.policies import node_grant
 
-    user_of(node)
-    emit_json(node_policy(node, open_settings().lake_url.removeprefix("s3://")))
+    emit_json(node_grant(node, open_settings().lake_url.removeprefix("s3://")).policy)
+
+
+@app.command()
+def revoke(node: Annotated[str, typer.Argument(help="TelID.")], json: JsonOption = False) -> None:
+    """Take a node's key away, at once; its frames and receipts stay. `node register --credential` gives a new one.
+
+    Example: starloom node revoke T42
+    """
+    from starloom.archive.models import Node
+    from starloom.lake.policies import node_user
+
+    open_credentials().revoke(node_user(node))
+    with open_archive().transaction() as session:
+        known = session.get(Node, node)
+        if known is not None:
+            known.access_key = None
+    if json:
+        emit_json({"id": node, "access_key": None})
+    else:
+        say(f"Node {node} has no key any more, and whatever it signed is void.")
 
 
 @app.command("list")

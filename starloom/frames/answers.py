@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -77,3 +77,18 @@ class NormalisedHeader:
             }
             for name, entry in self._entries.items()
         }
+
+    @classmethod
+    def from_json(cls, answers: Mapping[str, Mapping[str, Any]], profile: str) -> NormalisedHeader:
+        """Return the answers that `as_json` has written.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It has not written them.
+        """
+        entries = {name: Entry(**answer) for name, answer in answers.items()}
+        start = entries.get("start_utc", Entry())
+        if start.value is not None:
+            entries["start_utc"] = replace(start, value=datetime.fromisoformat(start.value))
+        return cls(entries, profile)

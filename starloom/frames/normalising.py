@@ -54,6 +54,8 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 #: Differences have a unit's size and not its zero.
 _DIFFERENCES = ("sky_minus_ambient_c",)
+#: Of a filter, a camera, an object: what a column of the archive holds.
+_MAX_NAME = 64
 _TEXTS = ("software", "filter", "calstat", "object", "camera", "telescope")
 _RANK: dict[Confidence, int] = {"high": 0, "medium": 1, "low": 2}
 #: DATE-OBS and MJD-OBS may differ by rounding; a forgotten time zone differs by at least half an hour.
@@ -145,7 +147,7 @@ class _Reader:
         return Entry(value, rule.keyword, _worst(rule.confidence, confidence), note)
 
     def _text(self, rule: Rule) -> Entry:
-        text = self.header.text(rule.keyword)
+        text = self.header.text(rule.keyword)[:_MAX_NAME].strip()
         return self._said(rule, text) if text and re.search(r"\w", text) else Entry()
 
     def _unit(self, rule: Rule) -> str:

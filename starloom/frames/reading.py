@@ -17,6 +17,9 @@ from starloom.frames.cards import loose_card
 
 Raw = bool | int | float | str
 
+#: Of a text value and of a comment, characters: a card holds 68, but CONTINUE goes on for as long as a header may.
+MAX_TEXT = 256
+
 _SEXAGESIMAL = re.compile(
     r"""^\s*(?P<sign>[+-]?)\s*(?P<d>\d{1,3})\s*[:\s°dh]\s*(?P<m>\d{1,2})\s*(?:[:\s'm′]\s*
     (?P<s>\d{1,2}(?:[.,]\d*)?))?\s*["s″]?\s*(?P<side>[NSEWnsew]?)\s*$""",
@@ -71,7 +74,8 @@ class HeaderView:
             if keyword in ("COMMENT", "HISTORY", ""):
                 remarks.append(str(value))
             elif isinstance(value, bool | int | float | str):
-                self._values.setdefault(keyword.upper(), (value, comment))
+                value = value[:MAX_TEXT] if isinstance(value, str) else value
+                self._values.setdefault(keyword.upper(), (value, comment[:MAX_TEXT]))
         self.remarks = "\n".join(remarks)
 
     def __contains__(self, keyword: str) -> bool:

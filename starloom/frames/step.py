@@ -23,10 +23,8 @@ from starloom.frames import (
     FrameInfo,
     FrameName,
     NormalisedHeader,
-    inspect_file,
-    normalise,
+    examine_apart,
     parse_name,
-    read_frame,
     sha256_of,
 )
 from starloom.frames.site import rounded_site
@@ -166,15 +164,14 @@ def run(hub: Hub, frame_id: str) -> None:
                     code="node-mismatch",
                     hint="The TelID in the name must be the node whose credential sent the frame.",
                 )
-            info = inspect_file(path)
-            header = normalise(read_frame(path)[1])
+            found = examine_apart(path)
         except BadInput as refused:
             target = keys.quarantine(frame.node_id, sha256_of(path), frame.name)
             if source != target:
                 _put_once(hub, path, target)
             _quarantine(hub, frame, seen, refused, target)
         else:
-            _file(hub, frame, seen, path, name, info, header)
+            _file(hub, frame, seen, path, name, found.info, found.header)
 
 
 def _check_size(frame: Frame, seen: Stored) -> None:

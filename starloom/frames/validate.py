@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -11,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starloom.errors import BadInput
+from starloom.frames.answers import NormalisedHeader
+from starloom.frames.normalising import normalise
 from starloom.frames.opening import Bounds, opened, refuse
-from starloom.frames.pixels import decode, pixel_digest
+from starloom.frames.pixels import decode, merged_header, pixel_digest
 from starloom.frames.structure import BLOCK, Segment, image_of, scan
 
 _CHUNK = BLOCK * 512
@@ -65,10 +69,47 @@ def inspect_file(path: Path | str, bounds: Bounds | None = None) -> FrameInfo:
     bounds = bounds or Bounds()
     with opened(path, bounds) as (stream, size):
         segments = scan(path, stream, size, bounds)
+        return _inspect(path, stream, segments, image_of(path, segments), bounds)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """All that ingest wants to know of a file: what it holds, and what its header truly tells."""
+
+    info: FrameInfo
+    header: NormalisedHeader
+
+
+def examine(
+    path: Path | str, bounds: Bounds | None = None, *, foresee: Callable[[int], None] | None = None
+) -> Examined:
+    """Check and identify a file as `inspect_file` does, and read its header, all in one pass.
+
+    Parameters
+    ----------
+    foresee
+        Told how many pixels the image claims, within the bounds, before any of them is read.
+
+    Raises
+    ------
+    BadInput
+        With the codes of `inspect_file`.
+    """
+    path = Path(path)
+    bounds = bounds or Bounds()
+    with opened(path, bounds) as (stream, size):
+        segments = scan(path, stream, size, bounds)
         image = image_of(path, segments)
-        for segment in segments:
-            _verify_sums(path, stream, segment)
-        data = decode(path, stream, image)
+        if foresee is not None:
+            foresee(math.prod(image.axes))
+        info = _inspect(path, stream, segments, image, bounds)
+    return Examined(info, normalise(merged_header(segments, image)))
+
+
+def _inspect(path: Path, stream: IO[bytes], segments: list[Segment], image: Segment, bounds: Bounds) -> FrameInfo:
+    for segment in segments:
+        _verify_sums(path, stream, segment)
+    data = decode(path, stream, image)
     _worth_keeping(path, data, bounds)
     height, width = data.shape
     return FrameInfo(

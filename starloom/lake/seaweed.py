@@ -1,12 +1,7 @@
 """The embedded lake: one SeaweedFS process on the loopback interface, a real S3 server without Docker.
 
-`SeaweedFS` writes its configuration, says how to start it, and gives nodes their credentials; starting and
-stopping the process is `starloom.dispatch`'s.
-
-Node credentials are SeaweedFS users with an attached policy, made through ``weed shell`` (gRPC on loopback, in
-force at once, kept in the filer). Found by experiment with 4.48: such a policy is enforced to the action and
-prefix. The older identity actions (``Write:bucket/prefix/*``) are not used, because ``Write`` includes deletion;
-and neither is the IAM API, which would let a node make itself further keys that outlive a revocation.
+`SeaweedFS` writes its configuration and says how to start it; starting and stopping the process is
+`starloom.dispatch`'s, keys for nodes and others are `starloom.lake.credentials`'.
 
 Known limits of 4.48: a copy gets neither the bucket's default retention (`S3Lake.copy` sets it) nor an ``fsync``,
 so a power cut can take the objects of the last half minute, which the kernel had not written yet; a full disk is
@@ -21,12 +16,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import shutil
 import subprocess
 import sysconfig
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -35,14 +28,21 @@ import httpx
 
 from starloom.errors import StarloomError, Unavailable
 from starloom.lake.answers import explained
-from starloom.lake.base import LakeDenied
-from starloom.lake.policies import node_policy, user_of
 from starloom.lake.ports import all_free, free_ports
 from starloom.lake.s3 import S3Lake
 
 PREFIX = "starloom"
 _PORT_NAMES = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3", "s3_grpc")
 _SHELL_TIMEOUT_S = 30.0
+#: Records of requests, as JSON; given up soon where nobody listens.
+_AUDIT = {
+    "fluent_host": "127.0.0.1",
+    "marshal_as_json": True,
+    "async": True,
+    "max_retry": 1,
+    "retry_wait": 200,
+    "max_retry_wait": 1000,
+}
 #: Go's soft limit. Measured after 1 GB of uploads and downloads: 118 MB resident with 256 MiB, 497 MB without.
 MEMORY_LIMIT = "384MiB"
 
@@ -86,6 +86,7 @@ class SeaweedFS:
         self.s3_bind = s3_bind
         self._state_file = self.folder / "state.json"
         self._identities_file = self.folder / "s3.json"
+        self._audit_file = self.folder / "audit.json"
 
     def prepare(self) -> dict[str, str]:
         """Choose ports and keys once, write the configuration, and return the settings that reach this lake.
@@ -109,7 +110,11 @@ class SeaweedFS:
         }
         if not state["ports"] or not (all_free(state["ports"].values()) or self._is_ours(state)):
             state["ports"] = free_ports(_PORT_NAMES)
+        # Not among the others: a relay listens there while the server is being started again.
+        if "audit_port" not in state:
+            state["audit_port"] = free_ports(["audit"])["audit"]
         _write_private(self._state_file, json.dumps(state, indent=1))
+        self._audit_file.write_text(json.dumps(_AUDIT | {"fluent_port": state["audit_port"]}))
         admin = {
             "name": "starloom-hub",
             "credentials": [{"accessKey": state["access_key"], "secretKey": state["secret_key"]}],
@@ -164,8 +169,14 @@ class SeaweedFS:
             "-s3.iam=false",
             "-s3.autoCreateBucket=false",
             f"-s3.config={self._identities_file}",
+            f"-s3.auditLogConfig={self._audit_file}",
             f"-s3.localSocket={self.folder / 's3.sock'}",
         ]
+
+    @property
+    def audit_port(self) -> int:
+        """The loopback port to which the server tells of every request (see `starloom.lake.refusals`)."""
+        return int(self._state()["audit_port"])
 
     def wait_ready(self, timeout_s: float) -> None:
         """Return as soon as the server takes objects.
@@ -192,68 +203,11 @@ class SeaweedFS:
                 )
             time.sleep(0.2)
 
-    def add_node(self, node: str) -> tuple[str, str]:
-        """Give a node a credential of its own (see `policies.node_policy`); one that it had is void from now on.
+    def lake(self, access_key: str, secret_key: str) -> S3Lake:
+        """Return the lake as the holder of a key reaches it."""
+        return S3Lake(PREFIX, endpoint=self._endpoint(self._state()), access_key=access_key, secret_key=secret_key)
 
-        Returns
-        -------
-        access_key, secret_key
-            The secret is kept nowhere else that could be read back.
-
-        Raises
-        ------
-        BadInput
-            ``bad-node``: the id could widen a policy, or stands in no file name.
-        Unavailable
-            The server is not running.
-        """
-        user = user_of(node)
-        access_key, secret_key = "SL" + secrets.token_hex(9).upper(), secrets.token_hex(20)
-        self.revoke_node(node)
-        with tempfile.TemporaryDirectory(prefix="starloom-policy-") as folder:
-            path = Path(folder) / "policy.json"
-            path.write_text(json.dumps(node_policy(node, PREFIX)))
-            said = self._shell(
-                f"s3.policy -put -name={user} -file={path}",
-                f"s3.user.create -name {user} -access_key {access_key} -secret_key {secret_key}",
-                f"s3.policy.attach -policy {user} -user {user}",
-            )
-        self._await_node(node, access_key, secret_key, said)
-        return access_key, secret_key
-
-    def revoke_node(self, node: str) -> None:
-        """Take a node's credential away, at once; a node that has none is no error."""
-        user = user_of(node)
-        self._shell(f"s3.user.delete -name {user}", f"s3.policy -delete -name={user}")
-        left = self._shell("s3.user.list")
-        if re.search(rf'"{re.escape(user)}"', left):
-            raise StarloomError(
-                f"SeaweedFS still knows the credential of node {node}",
-                code="node-not-revoked",
-                hint=f"Look at `weed shell` and the log in {self.logs}.",
-            )
-
-    def _await_node(self, node: str, access_key: str, secret_key: str, said: str) -> None:
-        """Return once the credential works: the S3 port hears of a new user a moment after the shell has ended."""
-        state = self._state()
-        lake = S3Lake(PREFIX, endpoint=self._endpoint(state), access_key=access_key, secret_key=secret_key)
-        deadline = time.monotonic() + 10.0
-        while True:
-            try:
-                lake.stat(f"receipts/{node}/credential-check.json")
-                return
-            except LakeDenied as error:
-                if time.monotonic() > deadline:
-                    raise StarloomError(
-                        f"the credential of node {node} does not work; SeaweedFS said: {said.strip()[-300:]}",
-                        code="node-not-added",
-                        hint=f"Look at the log in {self.logs}.",
-                    ) from error
-            finally:
-                lake.close()
-            time.sleep(0.1)
-
-    def _shell(self, *commands: str) -> str:
+    def shell(self, *commands: str) -> str:
         """Run commands of ``weed shell``, by its standard input: no secret shows on a command line."""
         ports = self._state()["ports"]
         self._ask(self._state())  # without a server the shell waits for ever
@@ -287,12 +241,7 @@ class SeaweedFS:
             raise Unavailable(f"SeaweedFS does not answer: {error}", code="lake-unavailable") from error
         if not answer.json()["Topology"]["Max"]:
             raise Unavailable("no volume server has registered yet", code="lake-unavailable")
-        lake = S3Lake(
-            PREFIX,
-            endpoint=self._endpoint(state),
-            access_key=state["access_key"],
-            secret_key=state["secret_key"],
-        )
+        lake = self.lake(state["access_key"], state["secret_key"])
         try:
             with explained("buckets"):
                 lake._client.list_buckets()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from starloom.lake import Lake, connect
+from starloom.lake.credentials import Credentials
 from starloom.lake.seaweed import SeaweedFS
 from starloom.settings import Settings
 
@@ -21,6 +22,7 @@ class RunningSeaweed:
 
     def __init__(self, home: Path) -> None:
         self.server = SeaweedFS(home)
+        self.keys = Credentials(self.server)
         self.home = home
         self.environment = self.server.prepare()
         self.process: subprocess.Popen[bytes] | None = None

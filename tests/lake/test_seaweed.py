@@ -16,13 +16,15 @@ import httpx
 import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
+from botocore.credentials import Credentials as Signer
 from minio.commonconfig import CopySource
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 
 from starloom.errors import BadInput, Conflict, StarloomError, Unavailable
 from starloom.lake import LakeDenied, ObjectMissing, connect, uploads, wire
+from starloom.lake.credentials import Credentials
+from starloom.lake.policies import node_grant, node_user, reader_grant, worker_grant
 from starloom.lake.s3 import S3Lake
 from starloom.lake.seaweed import SeaweedFS
 from starloom.settings import Settings
@@ -43,10 +45,15 @@ def as_node(settings: Settings, access_key: str, secret_key: str, **options: Any
 @pytest.fixture
 def nodes_lake(seaweed: Any, seaweed_settings: Settings, node: str) -> Iterator[S3Lake]:
     """The lake as the node `node` reaches it with its own credential."""
-    lake = as_node(seaweed_settings, *seaweed.server.add_node(node), multipart_threshold=MIB, part_size=5 * MIB)
+    lake = as_node(
+        seaweed_settings,
+        *seaweed.keys.give(node_grant(node, "starloom")),
+        multipart_threshold=MIB,
+        part_size=5 * MIB,
+    )
     yield lake
     lake.close()
-    seaweed.server.revoke_node(node)
+    seaweed.keys.revoke(node_user(node))
 
 
 def test_prepare_is_stable_and_private(tmp_path: Path) -> None:
@@ -90,7 +97,10 @@ def test_not_started(tmp_path: Path) -> None:
         server.command()
     assert caught.value.code == "lake-not-prepared"
     server.prepare()
-    for attempt in (lambda: server.wait_ready(0.5), lambda: server.add_node("T1")):
+    for attempt in (
+        lambda: server.wait_ready(0.5),
+        lambda: Credentials(server).give(node_grant("T1", "starloom")),
+    ):
         with pytest.raises(Unavailable) as unavailable:
             attempt()
         assert unavailable.value.code == "lake-unavailable"
@@ -223,9 +233,9 @@ def test_no_way_up_from_an_inbox(nodes_lake: S3Lake, s3: S3Lake, node: str, tail
     path = f"/starloom-inbox/inbox/{node}/{tail}"
     request = AWSRequest("PUT", nodes_lake.endpoint + path, data=b"evil")
     request.headers["x-amz-content-sha256"] = hashlib.sha256(b"evil").hexdigest()
-    S3SigV4Auth(
-        Credentials(nodes_lake._access.access_key, nodes_lake._access.secret_key), "s3", "us-east-1"
-    ).add_auth(request)
+    S3SigV4Auth(Signer(nodes_lake._access.access_key, nodes_lake._access.secret_key), "s3", "us-east-1").add_auth(
+        request
+    )
     host, port = nodes_lake.endpoint.removeprefix("http://").split(":")
     with closing(HTTPConnection(host, int(port), timeout=10)) as line:
         line.request("PUT", path, body=b"evil", headers=dict(request.headers.items()))
@@ -238,24 +248,24 @@ def test_no_way_up_from_an_inbox(nodes_lake: S3Lake, s3: S3Lake, node: str, tail
 @pytest.mark.parametrize(
     "node_id", ["*", "T*", "T?", "", "a/b", "../x", "a b", "a\nfs.rm -rf /", "T" * 65, "Ä", "a..b"]
 )
-def test_ids_that_could_widen_a_policy(seaweed: Any, node_id: str) -> None:
-    for attempt in (seaweed.server.add_node, seaweed.server.revoke_node):
+def test_ids_that_could_widen_a_policy(node_id: str) -> None:
+    for grant, code in ((node_grant, "bad-node"), (reader_grant, "bad-name"), (worker_grant, "bad-name")):
         with pytest.raises(BadInput) as caught:
-            attempt(node_id)
-        assert caught.value.code == "bad-node"
+            grant(node_id, "starloom")
+        assert caught.value.code == code
 
 
 def test_a_revoked_node_is_out_at_once(seaweed: Any, seaweed_settings: Settings, node: str) -> None:
-    first = as_node(seaweed_settings, *seaweed.server.add_node(node))
+    first = as_node(seaweed_settings, *seaweed.keys.give(node_grant(node, "starloom")))
     first.put_bytes(b"x", f"inbox/{node}/20250101/a")
-    second = as_node(seaweed_settings, *seaweed.server.add_node(node))
+    second = as_node(seaweed_settings, *seaweed.keys.give(node_grant(node, "starloom")))
     with pytest.raises(LakeDenied):
         first.put_bytes(b"x", f"inbox/{node}/20250101/b")
     second.put_bytes(b"x", f"inbox/{node}/20250101/b")
-    seaweed.server.revoke_node(node)
+    seaweed.keys.revoke(node_user(node))
     with pytest.raises(LakeDenied):
         second.put_bytes(b"x", f"inbox/{node}/20250101/c")
-    seaweed.server.revoke_node(node)
+    seaweed.keys.revoke(node_user(node))
     first.close()
     second.close()
 
@@ -267,7 +277,7 @@ def test_objects_and_credentials_outlive_a_crash(tmp_path_factory: pytest.TempPa
     lake = connect(settings)
     data = bytes(range(256)) * 8192
     stored = [lake.put_bytes(data, f"raw/crash/20250101/{i:064x}.fits") for i in range(5)]
-    credential = seaweed.server.add_node("crash")
+    credential = seaweed.keys.give(node_grant("crash", "starloom"))
     seaweed.kill()
     with pytest.raises(Unavailable):
         lake.ping()

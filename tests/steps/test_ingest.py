@@ -109,15 +109,15 @@ def test_what_is_written_over_an_object_being_read_is_another_arrival(
     first, second = frames(1), frames(2)
     key = station.send(first)
     (frame_id,) = station.discover()
-    inspect = ingest.inspect_file
+    examine = ingest.examine_apart
 
     def overwritten_meanwhile(path: Path) -> Any:
         station.send(second, name=first.name)
         assert station.discover() == []
-        return inspect(path)
+        return examine(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ingest, "inspect_file", overwritten_meanwhile)
+        patch.setattr(ingest, "examine_apart", overwritten_meanwhile)
         ingest.run(station.hub, frame_id)
     frame = station.frame(frame_id)
     assert frame.raw_sha256 == sha256_of(first)
@@ -280,7 +280,7 @@ def test_a_quarantined_frame_is_taken_up_when_the_cause_is_gone(
         raise BadInput(f"{path.name}: no", code="too-many-hdus", hint="A bound of ours was too tight.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ingest, "inspect_file", refuse)
+        patch.setattr(ingest, "examine_apart", refuse)
         (frame,) = station.process()
     assert frame.disposition_code == "too-many-hdus"
     assert station.receipt(path.name)["hint"] == "A bound of ours was too tight."
