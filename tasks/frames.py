@@ -45,7 +45,7 @@ def ingest(chunk: FrameChunk) -> FrameChunk:
 def calibrate(chunk: FrameChunk) -> FrameChunk:
     """Settle what was done to each frame's pixels; a colour mosaic goes on as one frame a colour."""
     hub = current_hub()
-    advance(hub, chunk, starloom.calibration.step.run, last_try=is_last_try())
+    chunk = advance(hub, chunk, starloom.calibration.step.run, last_try=is_last_try())
     return starloom.calibration.step.with_planes(hub, chunk)
 
 

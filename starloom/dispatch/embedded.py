@@ -24,6 +24,7 @@ from starloom.errors import Conflict, Unavailable
 from starloom.lake import connect
 from starloom.lake.seaweed import SeaweedFS
 from starloom.settings import Settings, load_settings
+from starloom.telemetry.logs import prefect_environment
 
 SERVICES = ("lake", "prefect", "worker", "relay")
 #: Runs that the embedded worker takes at once, at least: upkeep must find a place beside a batch and a stack.
@@ -197,7 +198,7 @@ def program_environment(settings: Settings, root: Path) -> dict[str, str]:
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         # In server memory, the default, a restart forgets who holds a slot.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "starloom",
+        **prefect_environment(settings),
         # The lease is renewed by a thread outside any run; its lines still go to the worker's log.
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     }
