@@ -94,8 +94,9 @@ class StackRef(BaseModel):
     name: str
     mission_id: str
     n: int
-    products: list[dict[str, Any]]
-    frames: list[dict[str, Any]]
+    products: list[dict[str, Any]] = Field(description="Name, keys, address of the preview.")
+    told: list[dict[str, Any]] = Field(description="A row a product, for people.")
+    inputs: list[dict[str, Any]] = Field(description="A row a frame of each product, for people.")
 
 
 @contextmanager

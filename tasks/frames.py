@@ -73,11 +73,12 @@ def quicklooks(batch: FrameBatch) -> int:
 
 
 @task(**retrying(UPKEEP_S), task_run_name="report {batch.name}")
-def report(batch: FrameBatch) -> dict[str, int]:
+def report(batch: FrameBatch, seconds: dict[str, float]) -> dict[str, int]:
     """Attach the table of frames, colour planes in their mosaic's place, and count the outcomes."""
     hub = current_hub()
     whole = FrameChunk(name=batch.name, frame_ids=batch.frame_ids)
-    rows = starloom.frames.step.summary(hub, starloom.calibration.step.with_planes(hub, whole).frame_ids)
+    ids = starloom.calibration.step.with_planes(hub, whole).frame_ids
+    rows = starloom.frames.step.summary(hub, ids, seconds)
     show_table("frames", rows, f"Frames of {batch.name}")
     outcomes: dict[str, int] = {}
     for row in rows:

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import case, text
+from sqlalchemy import bindparam, case, text
 from sqlmodel import Session, col, func, select
 
 from starloom.archive.claims import HELD
 from starloom.archive.dispositions import next_step
 from starloom.archive.engine import database_now
 from starloom.archive.frames import MOSAIC, state_of
-from starloom.archive.models import STEPS, Frame, Mission, Revision, StatusEvent
+from starloom.archive.models import MISSION_STATES, REVISION_STATES, STEPS, Frame, Mission, Revision, StatusEvent
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -86,11 +86,11 @@ def _like(kind: str, mosaic: bool, ready_at: datetime | None, disposition: str, 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Frames that wait for a step, and when the first of them arrived."""
+    """Frames that wait for a step, and when the first of them arrived; None without one."""
 
     step: str
-    frames: int
-    oldest: datetime
+    frames: int = 0
+    oldest: datetime | None = None
 
 
 def waiting(session: Session) -> list[Waiting]:
@@ -100,19 +100,18 @@ def waiting(session: Session) -> list[Waiting]:
         .where(Frame.disposition == "active", col(Frame.next_attempt_at) > _EVER, col(Frame.ready_at).is_(None))
         .group_by(*_STEPS)
     )
-    found: dict[str, Waiting] = {}
+    found = {step: Waiting(step) for step in STEPS}
     for *states, count, oldest in session.exec(query):
         step = next_step(_like("light", False, None, "active", dict(zip(STEPS, states, strict=True))))
-        known = found.get(step)
-        if known is not None:
-            count, oldest = count + known.frames, min(oldest, known.oldest)
-        found[step] = Waiting(step, count, oldest)
+        known = found[step]
+        found[step] = Waiting(step, count + known.frames, min(oldest, known.oldest or oldest))
     return list(found.values())
 
 
 def missions_by_status(session: Session) -> dict[str, int]:
     """Return how many missions there are of each status."""
-    return dict(session.exec(select(Mission.status, func.count()).group_by(Mission.status)).all())
+    counted = select(Mission.status, func.count()).group_by(Mission.status)
+    return dict.fromkeys(MISSION_STATES, 0) | dict(session.exec(counted).all())
 
 
 @dataclass(frozen=True)
@@ -142,10 +141,12 @@ def stacking(session: Session) -> Stacking:
             col(Revision.claimed_at) >= now - DAY
         )
     ).all()
-    held = select(func.count()).where(col(Revision.status).in_(HELD), col(Revision.lease_until) > now)
+    # Spelt out, so that the partial index of held claims serves: a parameter might be any status.
+    words = bindparam("held", HELD, expanding=True, literal_execute=True)
+    held = select(func.count()).where(col(Revision.status).in_(words), col(Revision.lease_until) > now)
     return Stacking(
         seconds=[(done - begun).total_seconds() for _, begun, done in rows if done is not None],
-        ended=dict(Counter(status for status, _, _ in rows)),
+        ended=dict.fromkeys(REVISION_STATES, 0) | Counter(status for status, _, _ in rows),
         held=session.exec(held).one(),
     )
 

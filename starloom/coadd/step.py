@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starloom.archive import claims, frames, missions, revisions
 from starloom.archive.models import Frame, Mission, Photometry
@@ -20,6 +20,7 @@ from starloom.coadd.planning import make_plan
 from starloom.coadd.preview import write_preview
 from starloom.coadd.product import FrameReport
 from starloom.coadd.stages import prepared
+from starloom.coadd.telling import input_rows, product_row
 from starloom.coadd.units import PLAN_NAME, assemble_units, read_plan, run_unit, with_layout, write_units
 from starloom.errors import StarloomError
 from starloom.holding import ClaimRef, PlanRef, StackRef, TileBatch, check_held, workdir
@@ -171,6 +172,12 @@ def publish(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
 def _published(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
     products, per_frame = [], []
     reports: list[FrameReport] = []
+    told: list[dict[str, Any]] = []
+    inputs: list[dict[str, Any]] = []
+    with hub.archive.session() as session:
+        bound = revisions.inputs_of(session, claim.revision_id)
+    names = {frame_id: name for frame_id, name, _ in bound}
+    limits = {frame_id: limit for frame_id, _, limit in bound if limit is not None}
     loaded = [read_plan(reference.folder / PLAN_NAME) for reference in plans]
     for reference, plan in zip(plans, loaded, strict=True):
         out = reference.folder / "product.fits"
@@ -195,6 +202,9 @@ def _published(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
                 summary=info.model_dump(mode="json", exclude={"path"}) | {"extent": extent(plan.grid, plan.shape)},
             )
         )
+        name = _product_name(plan.band, plan.pointing, info.track)
+        told.append(product_row(name, info, limits))
+        inputs += input_rows(name, info.frames, names, limits)
         if plan.track is None:  # where the frames follow a target, they are the same frames again
             reports += info.frames
         per_frame += [
@@ -221,15 +231,20 @@ def _published(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
         n=claim.n,
         products=[
             {
-                "name": f"{p.band} p{p.pointing}" + (" moving" if p.track == "moving" else ""),
+                "name": _product_name(p.band, p.pointing, p.track),
                 "sci": p.sci_key,
                 "preview": p.preview_key,
                 "preview_url": hub.lake.presign_get(p.preview_key or "", 7 * 86400),
             }
             for p in products
         ],
-        frames=[vars(outcome) for outcome in per_frame],
+        told=told,
+        inputs=inputs,
     )
+
+
+def _product_name(band: str, pointing: int, track: str) -> str:
+    return f"{band} p{pointing}" + (" moving" if track == "moving" else "")
 
 
 def _tell_the_nodes(hub: Hub, claim: ClaimRef, reports: Sequence[FrameReport]) -> None:

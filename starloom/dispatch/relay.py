@@ -148,7 +148,6 @@ class Relay:
         """
         with self.archive.session() as session:
             if not events.open_events(session, 1):
-                self.metrics.outstanding.set(len(events.holders(session)))
                 return 0
         self._tell_news()
         with self.archive.transaction() as session:
@@ -180,9 +179,7 @@ class Relay:
             holders, awaited = events.holders(session), events.awaited(session)
         idle = [run for run in runs if str(run.get("id")) not in holders]
         coming = awaited - {run.get("parameters", {}).get("event_id") for run in idle}
-        outstanding = len(holders) + len(idle) + len(coming)
-        self.metrics.outstanding.set(outstanding)
-        return max(self.settings.max_outstanding_runs - outstanding, 0)
+        return max(self.settings.max_outstanding_runs - len(holders) - len(idle) - len(coming), 0)
 
     def _tell_news(self) -> None:
         """Publish how missions ended, ``starloom.mission.failed`` and the like, for people's automations.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -314,8 +314,8 @@ def _put_once(hub: Hub, path: Path, target: str) -> str | None:
         return there.version if there else None
 
 
-def summary(hub: Hub, frame_ids: list[str]) -> list[dict[str, Any]]:
-    """Return one row per frame for the run's table: name, node, band, outcome, reason."""
+def summary(hub: Hub, frame_ids: list[str], seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return one row per frame for the run's table: what became of it, why, how long its steps took."""
     with hub.archive.session() as session:
         found = [rows.get(session, frame_id) for frame_id in frame_ids]
     return [
@@ -325,7 +325,8 @@ def summary(hub: Hub, frame_ids: list[str]) -> list[dict[str, Any]]:
             "mission": frame.obs_req,
             "band": frame.band,
             "outcome": rows.state_of(frame),
-            "reason": frame.disposition_code or frame.solve_code or frame.measure_code or "",
+            "code": frame.disposition_code or frame.calibrate_code or frame.solve_code or frame.measure_code or "",
+            "seconds": round(seconds[frame.id], 1) if frame.id in seconds else None,
             "start": _iso(frame.start_utc),
         }
         for frame in found

@@ -43,6 +43,7 @@ ARCHIVE = _table(
     Family("starloom_events_open", "open status events: that ask for a stack, that only tell", ("asks",)),
     Family("starloom_event_oldest_seconds", "age of the first open event that asks for a stack; 0 without one"),
     Family("starloom_claims_held", "missions held under a lease that runs"),
+    Family("starloom_missions_outstanding", "missions that are held, or whose event Prefect has and no run yet"),
     Family(
         "starloom_claims", "claims of the last 24 h by what became of them; expired is a lost lease", ("status",)
     ),
@@ -80,7 +81,6 @@ RELAY = _table(
         ("how",),
         kind="counter",
     ),
-    Family("starloom_relay_outstanding_runs", "runs of stack-mission that wait or work, and events on their way"),
     Family("starloom_relay_good_round_timestamp_seconds", "when a round last went well, Unix time"),
 )
 #: About the questions themselves.

@@ -125,6 +125,7 @@ def archive_metrics(archive: Archive) -> Iterator[Metric]:
             "starloom_events_open": [((asks,), n) for asks, n in counting.open_by_wish(session).items()],
             "starloom_event_oldest_seconds": _one(_ages(now, oldest[1] if oldest else None)),
             "starloom_claims_held": _one(stacking.held),
+            "starloom_missions_outstanding": _one(stacking.held + len(events.awaited(session))),
             "starloom_claims": [((status,), n) for status, n in stacking.ended.items()],
             "starloom_surplus_runs": _one(events.surplus_runs(session, counting.DAY.total_seconds())),
             "starloom_conditions": [((kind,), n) for kind, n in lasting.items()],
@@ -210,7 +211,6 @@ class RelayMetrics:
         self.round_s = Histogram(*said("starloom_relay_round_seconds"), buckets=ROUND_BOUNDS_S, registry=registry)
         self.troubles = CounterMetric(*said("starloom_relay_troubles_total"), registry=registry)
         self.told = CounterMetric(*said("starloom_relay_told_total"), registry=registry)
-        self.outstanding = Gauge(*said("starloom_relay_outstanding_runs"), registry=registry)
         self.good_round_at = Gauge(*said("starloom_relay_good_round_timestamp_seconds"), registry=registry)
 
 

@@ -1,7 +1,7 @@
 """Traces by OpenTelemetry: one for each frame, from its node to READY, and one for each stack, linked to those.
 
-Off, with nothing of OpenTelemetry loaded, unless the extra ``otel`` is installed and the standard environment names
-a receiver: ``OTEL_EXPORTER_OTLP_ENDPOINT`` or ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT``.
+Off, with nothing of OpenTelemetry loaded, unless the extra ``otel`` is installed and the standard environment
+names a receiver: ``OTEL_EXPORTER_OTLP_ENDPOINT`` or ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT``.
 
 References
 ----------
