@@ -142,7 +142,7 @@ def stacking(session: Session) -> Stacking:
         )
     ).all()
     # Spelt out, so that the partial index of held claims serves: a parameter might be any status.
-    words = bindparam("held", HELD, expanding=True, literal_execute=True)
+    words: Any = bindparam("held", HELD, expanding=True, literal_execute=True)
     held = select(func.count()).where(col(Revision.status).in_(words), col(Revision.lease_until) > now)
     return Stacking(
         seconds=[(done - begun).total_seconds() for _, begun, done in rows if done is not None],

@@ -277,7 +277,7 @@ def add_planes(session: Session, mosaic: Frame, bands: dict[str, str]) -> list[F
                 include={
                     "name", "node_id", "obs_req", "mission_id", "instrument_id", "kind", "start_utc", "exposure_s",
                     "filter", "raw_key", "raw_version", "raw_sha256", "raw_bytes", "header", "flags",
-                    "received_at", "embargo_until", "licence", "credit",
+                    "received_at", "traceparent", "embargo_until", "licence", "credit",
                 }
             )  # fmt: skip
             digest = hashlib.sha256(f"{mosaic.pixel_digest}:{plane}".encode()).hexdigest()

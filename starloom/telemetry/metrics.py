@@ -6,6 +6,7 @@ archive knows what it did.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from bisect import bisect_left
@@ -19,6 +20,7 @@ from prometheus_client import Counter as CounterMetric
 from prometheus_client.core import GaugeHistogramMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
 
 from starloom.archive import Archive, conditions, counting, events
 from starloom.archive.engine import database_now
@@ -28,6 +30,8 @@ from starloom.errors import StarloomError
 from starloom.settings import Settings
 from starloom.telemetry.families import ARCHIVE, COLLECTING, DISKS, PREFECT, RELAY
 from starloom.watching import disk_usages
+
+log = logging.getLogger(__name__)
 
 #: Two Prometheus servers that ask at the same time cost one look.
 FRESH_S = 10.0
@@ -55,7 +59,7 @@ class Source(Collector):
     name
         Label of ``starloom_collect_seconds``.
     look
-        Returns the metrics; may raise `StarloomError`, which ``down`` answers for.
+        Returns the metrics.
     down
         What is said where the source does not answer.
     """
@@ -79,7 +83,8 @@ class Source(Collector):
                 begun = time.monotonic()
                 try:
                     found = list(self._look())
-                except StarloomError:
+                except (StarloomError, SQLAlchemyError) as error:  # the latter: an archive that is not migrated
+                    log.warning("no metrics of %s: %s", self._name, str(error).splitlines()[0])
                     found = list(self._down())
                 took = time.monotonic() - begun
                 self._found = [*found, *_metrics({"starloom_collect_seconds": _one(took, self._name)})]
