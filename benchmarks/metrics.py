@@ -17,8 +17,9 @@ from starloom.telemetry.metrics import archive_metrics
 DAYS = 1000
 #: Frames ``:first`` to ``:last``, received between ``:newest`` and ``:oldest`` days ago by 500 nodes.
 FRAMES = """
-INSERT INTO frame (id, name, node_id, obs_req, kind, ingest, calibrate, solve, measure, disposition, disposition_code,
-                   solve_code, flags, attempts, version, raw_bytes, start_utc, received_at, ready_at, next_attempt_at)
+INSERT INTO frame (id, name, node_id, obs_req, kind, ingest, calibrate, solve, measure, disposition,
+                   disposition_code, solve_code, flags, attempts, version, raw_bytes, start_utc, received_at,
+                   ready_at, next_attempt_at)
 SELECT md5(i::text), 'ObsReq-' || i / 100 || '_TelID-N' || i % 500 || '.fits.fz', 'N' || i % 500, (i / 100)::text,
        'light', 'ok', 'ok', CASE i % 40 WHEN 0 THEN 'failed' WHEN 1 THEN 'pending' ELSE 'ok' END,
        CASE WHEN i % 40 < 2 THEN 'pending' ELSE 'ok' END,

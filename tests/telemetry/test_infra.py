@@ -99,7 +99,7 @@ def test_the_rules_fire_when_they_should(tmp_path: Path) -> None:
         'starloom_frames{job="starloom", node="T1", state="ready"}': "2x60",
         'starloom_frames{job="starloom", node="T2", state="solve-failed"}': "3x60",
     }
-    minutes = {name: 15 for name in ("StarloomArchiveGone", "StarloomPrefectGone", "StarloomRunsLate")}
+    minutes = dict.fromkeys(("StarloomArchiveGone", "StarloomPrefectGone", "StarloomRunsLate"), 15)
     minutes["StarloomNodeUnsolved"] = 45
     fires: dict[str, dict[str, str]] = {
         "StarloomArchiveGone": {},
