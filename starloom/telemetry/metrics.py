@@ -51,8 +51,8 @@ def _one(value: float, *labels: str) -> list[Sample]:
     return [(labels, value)]
 
 
-class Source(Collector):
-    """A collector that keeps what it has found for `FRESH_S`, and says how long the look took.
+class Source:
+    """Somebody who is asked, at most once in `FRESH_S`.
 
     Parameters
     ----------
@@ -67,29 +67,45 @@ class Source(Collector):
     def __init__(
         self, name: str, look: Callable[[], Iterable[Metric]], down: Callable[[], Iterable[Metric]] = list
     ) -> None:
-        self._name, self._look, self._down = name, look, down
+        self.name, self._look, self._down = name, look, down
         self._lock = threading.Lock()
         self._found: list[Metric] = []
+        self._took_s = 0.0
         self._at = -FRESH_S
 
-    def describe(self) -> Iterable[Metric]:
-        """Say nothing: registering a collector must not ask its source."""
-        return []
-
-    def collect(self) -> list[Metric]:
-        """Return what was found last, or look again."""
+    def ask(self) -> tuple[list[Metric], float]:
+        """Return what was found, now or a moment ago, and the seconds that it took."""
         with self._lock:
             if time.monotonic() - self._at >= FRESH_S:
                 begun = time.monotonic()
                 try:
-                    found = list(self._look())
+                    self._found = list(self._look())
                 except (StarloomError, SQLAlchemyError) as error:  # the latter: an archive that is not migrated
-                    log.warning("no metrics of %s: %s", self._name, str(error).splitlines()[0])
-                    found = list(self._down())
-                took = time.monotonic() - begun
-                self._found = [*found, *_metrics({"starloom_collect_seconds": _one(took, self._name)})]
+                    log.warning("no metrics of %s: %s", self.name, str(error).splitlines()[0])
+                    self._found = list(self._down())
                 self._at = time.monotonic()
-            return self._found
+                self._took_s = self._at - begun
+            return self._found, self._took_s
+
+
+class Sources(Collector):
+    """All sources as one collector; registering it asks nobody."""
+
+    def __init__(self, *sources: Source) -> None:
+        self._sources = sources
+
+    def describe(self) -> Iterable[Metric]:
+        """Say nothing: without this the registry would ask."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Ask every source, and say how long each took."""
+        took: list[Sample] = []
+        for source in self._sources:
+            found, took_s = source.ask()
+            yield from found
+            took.append(((source.name,), took_s))
+        yield from _metrics({"starloom_collect_seconds": took})
 
 
 def _metrics(samples: Samples) -> Iterator[Metric]:
@@ -227,23 +243,20 @@ def registry_of(settings: Settings, archive: Archive, prefect: PrefectApi | None
     prefect
         None where no server is configured.
     """
-    registry = CollectorRegistry()
-    registry.register(
-        Source(
-            "archive",
-            lambda: archive_metrics(archive),
-            lambda: _metrics({"starloom_archive_up": _one(0)}),
-        )
-    )
-    registry.register(Source("disks", lambda: disk_metrics(settings)))
+    sources = [
+        Source("archive", lambda: archive_metrics(archive), lambda: _metrics({"starloom_archive_up": _one(0)})),
+        Source("disks", lambda: disk_metrics(settings)),
+    ]
     if prefect is not None:
-        registry.register(
+        sources.append(
             Source(
                 "prefect",
                 lambda: prefect_metrics(settings, prefect),
                 lambda: _metrics({"starloom_prefect_up": _one(0)}),
             )
         )
+    registry = CollectorRegistry()
+    registry.register(Sources(*sources))
     ProcessCollector(registry=registry)
     return registry
 
