@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := hub,postgres,redis,dask,docker,online,gaia,blind,dev
+EXTRAS := hub,postgres,redis,dask,docker,online,gaia,blind,otel,dev
 
 .PHONY: setup demo test test-quick lint images chaos bench-coadd clean
 

@@ -24,7 +24,8 @@ def process_frames(batch: FrameBatch) -> dict[str, int] | State[Any]:
     chunks = ingest.map(batch.chunks())
     chunks = extract_metadata.map(plate_solve.map(calibrate.map(chunks)))
     chunks.wait()
-    outcomes = report(batch)
+    done = [chunk.result() for chunk in chunks if chunk.state.is_completed()]
+    outcomes = report(batch, {frame_id: s for chunk in done for frame_id, s in chunk.seconds.items()})
     quicklooks(batch, return_state=True)  # decoration: it never fails the run
     broken = [chunk for chunk in chunks if not chunk.state.is_completed()]
     if broken:

@@ -46,10 +46,10 @@ def stack_mission(mission_id: str, event_id: int) -> StackRef | State[None]:
             progress.at(100)
             return stack
     except AlreadyClaimed as taken:
-        log.info("mission=%s event=%d %s", mission_id, event_id, taken.message)
+        log.info(taken.message, extra={"mission": mission_id, "event": event_id})
         return Completed(name="AlreadyClaimed", message=taken.message)
     except LeaseLost as lost:
-        log.warning("mission=%s %s", mission_id, lost.message)
+        log.warning(lost.message, extra={"mission": mission_id, "event": event_id})
         name = "MissionCancelled" if isinstance(lost, MissionCancelled) else "LeaseLost"
         return Completed(name=name, message=f"{lost.message}; nothing was published by this run")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from starloom.archive import frames as frame_rows
 from starloom.errors import BadInput, StarloomError, Unavailable
 from starloom.lake.keys import BadKey
 from starloom.receipts import write_receipt
+from starloom.telemetry import traces
+from starloom.telemetry.context import about
 
 if TYPE_CHECKING:
     from starloom.archive.models import Frame
@@ -28,6 +31,13 @@ log = logging.getLogger(__name__)
 #: First wait of a parked frame, seconds; doubled with every attempt, a day at most.
 PARK_BASE_S = 30.0
 PARK_MAX_S = 86400.0
+#: What the step of each room is called in a trace.
+SPANS = {
+    "starloom.frames.step": "ingest",
+    "starloom.calibration.step": "calibrate",
+    "starloom.astrometry.step": "solve",
+    "starloom.photometry.step": "measure",
+}
 
 
 class FrameChunk(BaseModel):
@@ -35,6 +45,9 @@ class FrameChunk(BaseModel):
 
     name: str = Field(description="Where it stands in its batch, for people.")
     frame_ids: list[str] = Field(description="Archive ids.")
+    seconds: dict[str, float] = Field(
+        default_factory=dict, description="What the steps have taken so far, by frame."
+    )
 
 
 class FrameBatch(BaseModel):
@@ -96,29 +109,55 @@ def advance(hub: Hub, chunk: FrameChunk, step: Callable[[Hub, str], None], *, la
         Not on the last try: some frames met an error that may pass.
     """
     waiting: dict[str, StarloomError] = {}
+    seconds = dict(chunk.seconds)
+    known = _known(hub, chunk.frame_ids)
     for frame_id in chunk.frame_ids:
-        try:
-            step(hub, frame_id)
-        except BadInput as error:
-            log.warning("frame=%s %s: quarantined: %s (%s)", frame_id, step.__module__, error.message, error.code)
-            refuse(hub, frame_id, error)
-        except Exception as error:  # recorded in the archive; sweep tries again
-            if not last_try and isinstance(error, StarloomError) and error.retryable:
-                log.warning("frame=%s %s: %s (%s)", frame_id, step.__module__, error.message, error.code)
-                waiting[frame_id] = error
-                continue
-            log.exception("frame=%s %s: parked", frame_id, step.__module__)
-            park(hub, frame_id, error)
-        except BaseException as error:
-            # The task ran out of time, or its process is asked to end: this frame may be the one that hangs.
-            log.warning("frame=%s %s: parked, cut off by %s", frame_id, step.__module__, type(error).__name__)
-            park(hub, frame_id, error)
-            raise
+        subject, traceparent = known.get(frame_id, ({"frame": frame_id}, None))
+        begun = time.monotonic()
+        with about(**subject):
+            error = _take_step(hub, frame_id, step, traceparent, last_try=last_try)
+        if error is not None:
+            waiting[frame_id] = error
+        seconds[frame_id] = seconds.get(frame_id, 0.0) + time.monotonic() - begun
     if waiting:
         _note_waiting(hub, waiting)
         first, why = next(iter(waiting.items()))
         raise FramesWait(f"{len(waiting)} of {len(chunk.frame_ids)} frames wait; {first}: {why.message}")
-    return chunk
+    return chunk.model_copy(update={"seconds": seconds})
+
+
+def _known(hub: Hub, frame_ids: list[str]) -> dict[str, tuple[dict[str, str | None], str | None]]:
+    """Return what log lines and traces say of the frames; nothing where the archive does not answer."""
+    try:
+        with hub.archive.session() as session:
+            return frame_rows.subjects(session, frame_ids)
+    except Unavailable:  # the steps say so
+        return {}
+
+
+def _take_step(
+    hub: Hub, frame_id: str, step: Callable[[Hub, str], None], traceparent: str | None, *, last_try: bool
+) -> StarloomError | None:
+    """Run a step for one frame; return the error that its task is to come again for."""
+    room = step.__module__
+    try:
+        with traces.span(SPANS.get(room, room), parent=traceparent, frame=frame_id):
+            step(hub, frame_id)
+    except BadInput as error:
+        log.warning("%s: quarantined: %s (%s)", room, error.message, error.code)
+        refuse(hub, frame_id, error)
+    except Exception as error:  # recorded in the archive; sweep tries again
+        if not last_try and isinstance(error, StarloomError) and error.retryable:
+            log.warning("%s: %s (%s)", room, error.message, error.code)
+            return error
+        log.exception("%s: parked", room)
+        park(hub, frame_id, error)
+    except BaseException as error:
+        # The task ran out of time, or its process is asked to end: this frame may be the one that hangs.
+        log.warning("%s: parked, cut off by %s", room, type(error).__name__)
+        park(hub, frame_id, error)
+        raise
+    return None
 
 
 def _note_waiting(hub: Hub, waiting: dict[str, StarloomError]) -> None:
@@ -141,7 +180,7 @@ def refuse(hub: Hub, frame_id: str, error: BadInput) -> None:
     try:
         write_receipt(hub, frame)
     except BadKey as impossible:
-        log.warning("frame=%s no receipt: %s", frame_id, impossible.message)
+        log.warning("no receipt: %s", impossible.message, extra=frame_rows.subject_of(frame))
 
 
 def park(hub: Hub, frame_id: str, error: BaseException) -> None:
@@ -160,7 +199,7 @@ def park(hub: Hub, frame_id: str, error: BaseException) -> None:
         wait_s = min(PARK_BASE_S * 2.0**attempts, PARK_MAX_S)
         frame = dispositions.park(session, frame_id, record, wait_s, budget=hub.settings.frame_attempts)
     if frame.disposition_code == dispositions.SPENT:
-        log.error("frame=%s quarantined: %s", frame_id, frame.disposition_hint)
+        log.error("quarantined: %s", frame.disposition_hint, extra=frame_rows.subject_of(frame))
         tell_spent(hub, frame)
 
 
@@ -169,4 +208,4 @@ def tell_spent(hub: Hub, frame: Frame) -> None:
     try:
         write_receipt(hub, frame)
     except StarloomError as error:
-        log.warning("frame=%s no receipt: %s", frame.id, error.message)
+        log.warning("no receipt: %s", error.message, extra=frame_rows.subject_of(frame))

@@ -27,6 +27,8 @@ from pydantic import BaseModel, Field
 
 from starloom.archive import claims, giving_back, revisions
 from starloom.errors import StarloomError, Unavailable
+from starloom.telemetry import traces
+from starloom.telemetry.context import about
 
 if TYPE_CHECKING:
     from starloom.hub import Hub
@@ -50,10 +52,11 @@ class ClaimRef(BaseModel):
     n: int = Field(description="Revision number, from 1.")
     epoch: int = Field(description="Raised by every claim; fences every write.")
     token: str
+    traceparent: str | None = Field(default=None, description="Trace of the stack, where traces are on.")
 
     def claim(self) -> claims.Claim:
         """Return the archive's own form."""
-        return claims.Claim(**self.model_dump())
+        return claims.Claim(**self.model_dump(exclude={"traceparent"}))
 
 
 class TileBatch(BaseModel):
@@ -61,6 +64,7 @@ class TileBatch(BaseModel):
 
     name: str
     unit: Path
+    traceparent: str | None = None
 
 
 class PlanRef(BaseModel):
@@ -70,11 +74,16 @@ class PlanRef(BaseModel):
     band: str
     pointing: int
     units: list[Path]
+    traceparent: str | None = None
 
     def batches(self) -> list[TileBatch]:
         """Return the work units as tasks take them."""
         return [
-            TileBatch(name=f"{self.band} p{self.pointing} {n} of {len(self.units)}", unit=unit)
+            TileBatch(
+                name=f"{self.band} p{self.pointing} {n} of {len(self.units)}",
+                unit=unit,
+                traceparent=self.traceparent,
+            )
             for n, unit in enumerate(self.units, 1)
         ]
 
@@ -85,8 +94,9 @@ class StackRef(BaseModel):
     name: str
     mission_id: str
     n: int
-    products: list[dict[str, Any]]
-    frames: list[dict[str, Any]]
+    products: list[dict[str, Any]] = Field(description="Name, keys, address of the preview.")
+    told: list[dict[str, Any]] = Field(description="A row a product, for people.")
+    inputs: list[dict[str, Any]] = Field(description="A row a frame of each product, for people.")
 
 
 @contextmanager
@@ -98,7 +108,15 @@ def claimed(hub: Hub, mission_id: str, event_id: int, *, holder: str) -> Iterato
     AlreadyClaimed
         Another run holds the mission, or the event has been dealt with.
     """
-    claim = _claim(hub, mission_id, event_id, holder)
+    with about(mission=mission_id, event=event_id):
+        claim = _claim(hub, mission_id, event_id, holder)
+        with traces.span("stack", mission=mission_id, event=event_id, revision=claim.n), _held(hub, claim) as held:
+            yield held
+
+
+@contextmanager
+def _held(hub: Hub, claim: claims.Claim) -> Iterator[ClaimRef]:
+    """Keep the lease of a claim while it is used, and give the mission back with the reason on failure."""
     stop = threading.Event()
     # In a copy of the caller's context, so that its warnings reach the log of the run that holds the mission.
     renewing = partial(contextvars.copy_context().run, _keep_lease, hub, claim, stop)
@@ -110,6 +128,7 @@ def claimed(hub: Hub, mission_id: str, event_id: int, *, holder: str) -> Iterato
         n=claim.n,
         epoch=claim.epoch,
         token=claim.token,
+        traceparent=traces.traceparent(),
     )
     try:
         yield reference
@@ -131,7 +150,7 @@ def _claim(hub: Hub, mission_id: str, event_id: int, holder: str) -> claims.Clai
         try:
             return claims.claim(hub.archive, mission_id, event_id, holder, hub.settings.lease_s, token=token)
         except Unavailable as error:
-            log.warning("mission=%s not claimed yet: %s", mission_id, error.message)
+            log.warning("not claimed yet: %s", error.message)
             time.sleep(pause_s)
     return claims.claim(hub.archive, mission_id, event_id, holder, hub.settings.lease_s, token=token)
 
@@ -142,7 +161,7 @@ def _fail(hub: Hub, claim: claims.Claim, error: BaseException) -> None:
     try:
         giving_back.fail(hub.archive, claim, record, fatal=fatal, budget=hub.budget)
     except StarloomError as trouble:
-        log.warning("mission=%s not given back: %s", claim.mission_id, trouble.message)
+        log.warning("not given back: %s", trouble.message)
 
 
 def record_of(error: BaseException) -> tuple[dict[str, Any], bool]:
@@ -164,14 +183,14 @@ def _keep_lease(hub: Hub, claim: claims.Claim, stop: threading.Event) -> None:
         try:
             claims.renew(hub.archive, claim, hub.settings.lease_s)
         except claims.LeaseLost as lost:
-            log.warning("mission=%s r%d epoch %d: %s", claim.mission_id, claim.n, claim.epoch, lost.message)
+            log.warning("r%d epoch %d: %s", claim.n, claim.epoch, lost.message)
             _spread(hub, claim, lost.message)
             return
         except StarloomError as error:
             # The archive may be back before the lease runs out; publish checks the epoch in any case.
-            log.warning("mission=%s lease not renewed: %s", claim.mission_id, error.message)
+            log.warning("lease not renewed: %s", error.message)
         except Exception:  # whatever it is, it must not end the thread: the lease would run out beneath the work
-            log.exception("mission=%s lease not renewed", claim.mission_id)
+            log.exception("lease not renewed")
 
 
 def _spread(hub: Hub, claim: claims.Claim, why: str) -> None:
@@ -216,6 +235,7 @@ def tidy_work(hub: Hub) -> int:
         if (path.parent.name, n, epoch) in held or idle_s < WORK_GRACE_S:
             continue
         shutil.rmtree(path, ignore_errors=True)
-        log.info("mission=%s r%d epoch %d: working folder of a dead claim removed", path.parent.name, n, epoch)
+        about_it = {"mission": path.parent.name}
+        log.info("r%d epoch %d: working folder of a dead claim removed", n, epoch, extra=about_it)
         removed += 1
     return removed

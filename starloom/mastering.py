@@ -216,7 +216,8 @@ def build(hub: Hub, instrument_id: int, *, quiet_s: float | None = None) -> list
             try:
                 master = _build_one(hub, instrument_id, item)
             except BadInput as refused:
-                log.warning("instrument=%d %s: %s (%s)", instrument_id, kind, refused.message, refused.code)
+                about = {"instrument": instrument_id}
+                log.warning("%s: %s (%s)", kind, refused.message, refused.code, extra=about)
                 master = _attempt(instrument_id, item, {"code": refused.code, "hint": refused.hint})
                 master.stats["message"] = refused.message
             with hub.archive.transaction() as session:
@@ -407,7 +408,8 @@ def calibrate_again_by_itself(hub: Hub, instrument_id: int) -> list[Frame]:
         return calibrate_again(hub, instrument_id, rebuilt=False)
     waiting = outdated(hub, instrument_id)
     if waiting:
-        log.info("instrument=%d: %d frames could be calibrated better", instrument_id, len(waiting))
+        about = {"instrument": instrument_id}
+        log.info("%d frames could be calibrated better", len(waiting), extra=about)
     return []
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sqlmodel import col, select
 
 from starloom.archive import Archive, dispositions, missions, selecting
+from starloom.archive.frames import subject_of
 from starloom.archive.models import STEPS, Frame, Mission, StatusEvent
 from starloom.errors import BadInput, Conflict, StarloomError
 from starloom.receipts import write_receipt
@@ -57,9 +58,9 @@ def requeue(hub: Hub, found: Sequence[Frame]) -> list[Frame]:
             with hub.archive.transaction() as session:
                 frame = dispositions.requeue(session, one.id)
         except (BadInput, Conflict) as error:
-            log.warning("frame=%s left alone: %s", one.id, error.message)
+            log.warning("left alone: %s", error.message, extra=subject_of(one))
             continue
-        log.info("frame=%s %s is tried again", frame.id, frame.name)
+        log.info("%s is tried again", frame.name, extra=subject_of(frame))
         again.append(frame)
     try:
         for frame in again:
@@ -85,5 +86,6 @@ def restack(archive: Archive, mission_id: str, reason: str) -> tuple[Mission, bo
             asked = select(StatusEvent).where(StatusEvent.mission_id == mission_id, StatusEvent.state == "open")
             event = session.exec(asked.order_by(col(StatusEvent.id).desc()).limit(1)).one()
             event.reason = reason[:255] or None
-    log.info("mission=%s restack%s: %s", mission_id, "" if changed else " was asked for already", reason or "-")
+    again = "" if changed else " was asked for already"
+    log.info("restack%s: %s", again, reason or "-", extra={"mission": mission_id})
     return mission, changed

@@ -91,7 +91,7 @@ class OwnSky:
         if not lists:
             return StarsRefcat(CatalogStars(nothing, nothing, nothing, "", NAME, 2000.0))
         stars = combine_sources(lists)
-        log.info("frame=%s %d own stars of %d frames around it", self._frame_id, len(stars), len(lists))
+        log.info("%d own stars of %d frames around it", len(stars), len(lists))
         return StarsRefcat(stars)
 
     def _choose(self) -> list[tuple[Frame, Solution, Photometry]]:
@@ -110,7 +110,7 @@ class OwnSky:
             table = pq.read_table(io.BytesIO(data), columns=_COLUMNS)
         except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
             # One list that is damaged, or of a version without these columns, is one list fewer.
-            log.warning("frame=%s source list %s: %s", frame.id, photometry.sources_key, error)
+            log.warning("source list %s of frame %s: %s", photometry.sources_key, frame.id, error)
             return None
         epoch = solution.epoch or float(Time(frame.start_utc).jyear)
         return OwnSources(table, epoch, _wcs_error_arcsec(solution))

@@ -62,6 +62,9 @@ class Settings(BaseSettings):
 
     environment: Literal["development", "production"] = "development"
     home: Path = Field(default_factory=default_home)
+    #: Log lines of the hub's programs and of runs: text, or one JSON object a line; and from which level on.
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     #: ``s3://PREFIX`` (buckets ``PREFIX-inbox``, ``PREFIX-raw``, ``PREFIX-products``) or ``file:///folder``.
     lake_url: str = ""

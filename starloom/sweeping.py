@@ -69,7 +69,7 @@ def due_batches(hub: Hub, *, limit: int = 512, waiting: Collection[str] = ()) ->
                 rest.append(frame_id)
         frames.hold(session, [frame_id for frame_id in found if frame_id not in {frame.id for frame in spent}])
     for frame in spent:
-        log.error("frame=%s quarantined: %s", frame.id, frame.disposition_hint)
+        log.error("quarantined: %s", frame.disposition_hint, extra=frames.subject_of(frame))
         tell_spent(hub, frame)
     return batches(rest, "retry", chunk_size=hub.settings.chunk_size) + batches(
         lost, "retry alone", chunk_size=1, batch_size=1
@@ -82,7 +82,7 @@ def find_forgotten(hub: Hub, *, limit: int = 512) -> int:
         found = frames.forgotten(session, limit)
         for frame_id in found:
             frames.touch(session, frames.locked(session, frame_id), again_after_s=0.0)
-            log.warning("frame=%s had steps to do and no time for them", frame_id)
+            log.warning("it had steps to do and no time for them", extra={"frame": frame_id})
     return len(found)
 
 
@@ -123,7 +123,7 @@ def reopen_stale_missions(hub: Hub) -> int:
             why = staleness.in_words(staleness.why_stale(session, mission.id).get(mission.id, []))
             why = why or "it has usable frames now"
             missions.set_status(session, mission.id, "COMPLETE")
-            log.info("mission=%s reopened: %s", mission.id, why)
+            log.info("reopened: %s", why, extra={"mission": mission.id})
             reopened += 1
     return reopened
 
@@ -150,9 +150,10 @@ def learn_instruments(hub: Hub, *, limit: int = LESSONS) -> int:
         if model is not None:
             filed += 1
             log.info(
-                "instrument=%s learnt from %d frames: scale %.5g arcsec/px, distortion to %.3f px",
-                instrument_id, model.frames, model.scale_arcsec, model.scatter_px,
-            )  # fmt: skip
+                "learnt from %d frames: scale %.5g arcsec/px, distortion to %.3f px",
+                *(model.frames, model.scale_arcsec, model.scatter_px),
+                extra={"instrument": instrument_id},
+            )
     return filed
 
 

@@ -164,8 +164,20 @@ def full_queues(session: Session, settings: Settings) -> Iterator[Measured]:
     yield Measured("queue-filling", "missions", hours, limit, CLEARANCE * limit, said + remedy, fine)
 
 
-def full_disks(_: Session, settings: Settings) -> Iterator[Measured]:
-    """Measure the disks that this process sees: the home's, and the lake's where that is a folder elsewhere.
+class DiskUsage(Protocol):
+    """As `shutil.disk_usage` says it, bytes; what is kept for root is in neither ``used`` nor ``free``."""
+
+    @property
+    def used(self) -> int:
+        """What is taken."""
+
+    @property
+    def free(self) -> int:
+        """What is left for people."""
+
+
+def disk_usages(settings: Settings) -> dict[str, tuple[Path, DiskUsage]]:
+    """Return the disks that this process sees: the home's, and the lake's where that is a folder elsewhere.
 
     What an S3 service or a PostgreSQL server has left is not to be learnt from here.
     """
@@ -173,12 +185,19 @@ def full_disks(_: Session, settings: Settings) -> Iterator[Measured]:
     lake = urlsplit(settings.lake_url)
     if lake.scheme == "file":
         disks["lake"] = Path(unquote(lake.path))
+    found: dict[str, tuple[Path, DiskUsage]] = {}
     seen = set()
     for name, folder in disks.items():
         if not folder.is_dir() or (device := folder.stat().st_dev) in seen:
             continue
         seen.add(device)
-        usage = shutil.disk_usage(folder)
+        found[name] = (folder, shutil.disk_usage(folder))
+    return found
+
+
+def full_disks(_: Session, settings: Settings) -> Iterator[Measured]:
+    """Measure how full the disks are that this process sees."""
+    for name, (folder, usage) in disk_usages(settings).items():
         # As `df` counts: what is kept for root is nobody's.
         full = usage.used / (usage.used + usage.free)
         limit = settings.alert_disk_fraction

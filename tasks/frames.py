@@ -45,7 +45,7 @@ def ingest(chunk: FrameChunk) -> FrameChunk:
 def calibrate(chunk: FrameChunk) -> FrameChunk:
     """Settle what was done to each frame's pixels; a colour mosaic goes on as one frame a colour."""
     hub = current_hub()
-    advance(hub, chunk, starloom.calibration.step.run, last_try=is_last_try())
+    chunk = advance(hub, chunk, starloom.calibration.step.run, last_try=is_last_try())
     return starloom.calibration.step.with_planes(hub, chunk)
 
 
@@ -73,11 +73,12 @@ def quicklooks(batch: FrameBatch) -> int:
 
 
 @task(**retrying(UPKEEP_S), task_run_name="report {batch.name}")
-def report(batch: FrameBatch) -> dict[str, int]:
+def report(batch: FrameBatch, seconds: dict[str, float]) -> dict[str, int]:
     """Attach the table of frames, colour planes in their mosaic's place, and count the outcomes."""
     hub = current_hub()
     whole = FrameChunk(name=batch.name, frame_ids=batch.frame_ids)
-    rows = starloom.frames.step.summary(hub, starloom.calibration.step.with_planes(hub, whole).frame_ids)
+    ids = starloom.calibration.step.with_planes(hub, whole).frame_ids
+    rows = starloom.frames.step.summary(hub, ids, seconds)
     show_table("frames", rows, f"Frames of {batch.name}")
     outcomes: dict[str, int] = {}
     for row in rows:

@@ -28,7 +28,8 @@ def stack_tiles(batch: TileBatch) -> TileBatch:
 def publish(claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
     """Assemble the products, upload them under the claim's epoch and publish them in one transaction."""
     stack = step.publish(current_hub(), claim, plans)
-    show_table("frames-in-stack", stack.frames, f"Inputs of {stack.name}")
+    show_table("products", stack.told, f"Products of {stack.name}")
+    show_table("frames-in-stack", stack.inputs, f"Inputs of {stack.name} and their weights")
     for product in stack.products:
         show_image("preview", product["preview_url"], f"{stack.name}: {product['name']}")
     return stack

@@ -21,6 +21,7 @@ from starloom.errors import BadInput, Unavailable
 from starloom.hub import Hub
 from starloom.lake import DiskFull, keys
 from starloom.settings import Settings
+from starloom.telemetry import begin
 
 START = datetime(2026, 10, 8, 20, 30, tzinfo=UTC)
 OLD_S = 7 * 86400
@@ -330,6 +331,7 @@ def state_of(hub: Hub, frame_id: str) -> Frame:
 
 
 def test_a_frame_that_fails_never_stops_its_neighbours(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    begin()
     errors: dict[str, Exception | None] = {
         add_frame(hub, "bug"): KeyError("x"),
         add_frame(hub, "bad"): BadInput("no mosaic", code="bad-mosaic", hint="Look at it."),

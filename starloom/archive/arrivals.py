@@ -58,6 +58,7 @@ def discover(
     )
     for announcement in session.exec(waiting).all():
         announcement.arrived_at = database_now(session)
+        frame.traceparent = announcement.traceparent or frame.traceparent
     session.flush()
     return frame
 
@@ -167,6 +168,7 @@ def announce(
     size: int,
     sha256: str,
     expires_at: datetime,
+    traceparent: str | None = None,
 ) -> None:
     """Note that a frame is on its way; said again, it lives longer."""
     known = session.exec(
@@ -196,6 +198,7 @@ def announce(
             announced_at=database_now(session),
             expires_at=expires_at,
             arrived_at=database_now(session) if arrived else None,
+            traceparent=traceparent,
         ),
     )
 

@@ -49,6 +49,20 @@ def get(session: Session, frame_id: str) -> Frame:
     return frame
 
 
+def subject_of(frame: Frame) -> dict[str, str | None]:
+    """Return what log lines and spans about a frame carry."""
+    return {"frame": frame.id, "node": frame.node_id, "mission": frame.obs_req}
+
+
+def subjects(session: Session, frame_ids: Sequence[str]) -> dict[str, tuple[dict[str, str | None], str | None]]:
+    """Return `subject_of` and the trace context of frames, by id, without reading their rows whole."""
+    query = select(Frame.id, Frame.node_id, Frame.obs_req, Frame.traceparent).where(col(Frame.id).in_(frame_ids))
+    return {
+        frame_id: ({"frame": frame_id, "node": node, "mission": mission}, traceparent)
+        for frame_id, node, mission, traceparent in session.exec(query)
+    }
+
+
 #: Characters of an id's beginning that name a frame where people write it.
 SHORT_ID = 8
 
@@ -263,7 +277,7 @@ def add_planes(session: Session, mosaic: Frame, bands: dict[str, str]) -> list[F
                 include={
                     "name", "node_id", "obs_req", "mission_id", "instrument_id", "kind", "start_utc", "exposure_s",
                     "filter", "raw_key", "raw_version", "raw_sha256", "raw_bytes", "header", "flags",
-                    "received_at", "embargo_until", "licence", "credit",
+                    "received_at", "traceparent", "embargo_until", "licence", "credit",
                 }
             )  # fmt: skip
             digest = hashlib.sha256(f"{mosaic.pixel_digest}:{plane}".encode()).hexdigest()

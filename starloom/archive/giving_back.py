@@ -89,9 +89,10 @@ def expire_leases(archive: Archive, budget: Budget) -> list[str]:
                 _give_back(session, mission, revision, fatal=False, budget=budget)
                 freed.append(mission_id)
                 log.warning(
-                    "mission=%s r%d epoch %d: %s fell silent; the mission is %s",
-                    mission_id, revision.n, revision.epoch, revision.holder, mission.status,
-                )  # fmt: skip
+                    "r%d epoch %d: %s fell silent; the mission is %s",
+                    *(revision.n, revision.epoch, revision.holder, mission.status),
+                    extra={"mission": mission_id},
+                )
     return freed
 
 

@@ -115,6 +115,8 @@ class Frame(SQLModel, table=True):
         Index("ix_frame_history", "instrument_id", "band", "start_utc"),
         # When a node was last heard, and its last day: looked at every few minutes.
         Index("ix_frame_received", "node_id", "received_at"),
+        # Everybody's last day, for metrics.
+        Index("ix_frame_received_at", "received_at"),
     )
 
     id: str = Field(default_factory=lambda: uuid4().hex, primary_key=True, sa_type=String(32))
@@ -174,6 +176,8 @@ class Frame(SQLModel, table=True):
     version: int = 0
     """Raised by every change: the value that compare-and-set compares."""
     received_at: datetime = time(default=utc_now)
+    traceparent: str | None = text(55, default=None)
+    """W3C trace context of the frame's first span, where traces are on: its later steps join that trace."""
     ready_at: datetime | None = time()
     embargo_until: datetime | None = time()
     licence: str | None = text(64, default=None)
@@ -418,7 +422,7 @@ class StatusEvent(SQLModel, table=True):
     mission_id: str = text(64, foreign_key="mission.id", index=True)
     old_status: str | None = text(16, default=None)
     new_status: str = text(16)
-    created_at: datetime = time(default=utc_now)
+    created_at: datetime = time(default=utc_now, index=True)
     state: str = text(12, default="open", index=True)
     publish_attempts: int = 0
     published_at: datetime | None = time()
@@ -466,7 +470,7 @@ class Revision(SQLModel, table=True):
     input_hash: str | None = text(64, default=None)
     parameters: dict[str, Any] | None = json()
     coadd_version: int | None = None
-    claimed_at: datetime = time(default=utc_now)
+    claimed_at: datetime = time(default=utc_now, index=True)
     bound_at: datetime | None = time()
     published_at: datetime | None = time()
     told_at: datetime | None = time()
@@ -530,6 +534,8 @@ class Announcement(SQLModel, table=True):
     announced_at: datetime = time(default=utc_now)
     expires_at: datetime = time(default=utc_now)
     arrived_at: datetime | None = time()
+    traceparent: str | None = text(55, default=None)
+    """Trace context of the node's own span, as it said."""
 
 
 class Condition(SQLModel, table=True):

@@ -23,5 +23,5 @@ def reconcile(archive: Archive, budget: giving_back.Budget) -> tuple[list[str], 
         with archive.transaction() as session:
             found = events.announce_unheard(session)
     for mission in found:
-        log.warning("mission=%s asked for a stack and no event said so", mission)
+        log.warning("it asked for a stack and no event said so", extra={"mission": mission})
     return freed, found

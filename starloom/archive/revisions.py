@@ -9,7 +9,7 @@ from sqlmodel import Session, col, func, select
 
 from starloom.archive.claims import HELD
 from starloom.archive.engine import database_now
-from starloom.archive.models import Revision, RevisionInput
+from starloom.archive.models import Frame, Photometry, Revision, RevisionInput
 
 
 def held_epochs(session: Session) -> set[tuple[str, int, int]]:
@@ -22,6 +22,17 @@ def newest_revision(session: Session, mission_id: str) -> int | None:
     """Return the number of the newest published revision, None before the first."""
     newest = select(func.max(Revision.n)).where(Revision.mission_id == mission_id, Revision.status == "published")
     return session.exec(newest).one()
+
+
+def inputs_of(session: Session, revision_id: int) -> list[tuple[str, str, float | None]]:
+    """Return id, name and limiting magnitude of each bound frame of a revision."""
+    query = (
+        select(Frame.id, Frame.name, Photometry.limiting_mag)
+        .join(RevisionInput, col(RevisionInput.frame_id) == Frame.id)
+        .join(Photometry, col(Photometry.id) == RevisionInput.photometry_id)
+        .where(RevisionInput.revision_id == revision_id)
+    )
+    return list(session.exec(query).all())
 
 
 def note_told(session: Session, revision_id: int) -> None:

@@ -76,9 +76,8 @@ class _Known:
             return InstrumentModel.from_json(self.learnt.model)
         except BadInstrument as unreadable:
             # The next lesson replaces it; until then the frame is solved as if nothing had been learnt.
-            log.warning(
-                "instrument=%s model %s: %s", self.learnt.instrument_id, self.learnt.id, unreadable.message
-            )
+            about = {"instrument": self.learnt.instrument_id}
+            log.warning("model %s: %s", self.learnt.id, unreadable.message, extra=about)
             return None
 
 

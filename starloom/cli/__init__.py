@@ -26,7 +26,9 @@ def main(args: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from starloom.cli.app import app
     from starloom.cli.opening import close_all
+    from starloom.telemetry import begin
 
+    begin()
     words = list(sys.argv[1:] if args is None else args)
     try:
         code = _run(app, words)

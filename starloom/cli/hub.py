@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,16 +96,17 @@ def relay(
 ) -> None:
     """Publish status events to Prefect until stopped; safe to run twice.
 
-    With STARLOOM_RELAY_HEALTH_PORT it answers GET /health there: 200, or 503 when no round went well lately.
+    With STARLOOM_RELAY_HEALTH_PORT it answers GET /health there: 200, or 503 when no round went well lately; and
+    GET /metrics, for Prometheus.
 
     Example: starloom relay --once
     """
     from starloom.dispatch.relay import Relay
     from starloom.dispatch.rest import PrefectApi
+    from starloom.telemetry import logs
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     settings = open_settings()
+    logs.configure(settings)
     prefect = PrefectApi.from_settings(settings)
     if once:
         published = Relay(settings, open_archive(), prefect).once()
@@ -117,10 +117,13 @@ def relay(
         return
     from starloom.archive import Archive
     from starloom.dispatch.health import Health
+    from starloom.telemetry.metrics import PATIENCE_S, RelayMetrics, registry_of
 
     # As a service it waits for an archive that is not there yet, rather than end.
-    worker = Relay(settings, Archive(settings.archive_url.get_secret_value()), prefect)
-    health = Health(worker.health)
+    archive = Archive(settings.archive_url.get_secret_value())
+    registry = registry_of(settings, archive, PrefectApi.from_settings(settings, timeout_s=PATIENCE_S))
+    worker = Relay(settings, archive, prefect, RelayMetrics(registry))
+    health = Health(worker.health, registry)
     if settings.relay_health_port:
         health.serve(settings.relay_health_host, settings.relay_health_port)
     refusals = _refusals(settings)
@@ -145,3 +148,26 @@ def _refusals(settings: Settings) -> RefusalLog | None:
     except (OSError, KeyError) as error:
         logging.getLogger(__name__).info("the lake's refusals are not written down here: %r", error)
         return None
+
+
+def metrics(json: JsonOption = False) -> None:
+    """Print the metrics that Prometheus reads from a relay, as they are now.
+
+    Example: starloom metrics | grep waiting
+    """
+    from starloom.dispatch.rest import PrefectApi
+    from starloom.telemetry.metrics import PATIENCE_S, exposition, registry_of
+
+    settings = open_settings()
+    prefect = PrefectApi.from_settings(settings, timeout_s=PATIENCE_S) if settings.prefect_api_url else None
+    registry = registry_of(settings, open_archive(), prefect)
+    if json:
+        emit_json(
+            [
+                {"name": sample.name, "labels": sample.labels, "value": sample.value}
+                for family in registry.collect()
+                for sample in family.samples
+            ]
+        )
+        return
+    typer.echo(exposition(registry)[0].decode(), nl=False)

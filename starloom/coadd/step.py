@@ -6,10 +6,10 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starloom.archive import claims, frames, missions, revisions
-from starloom.archive.models import Frame, Photometry
+from starloom.archive.models import Frame, Mission, Photometry
 from starloom.archive.staleness import NO_FRAMES
 from starloom.calibration.step import header_value
 from starloom.coadd.grid import extent
@@ -20,12 +20,14 @@ from starloom.coadd.planning import make_plan
 from starloom.coadd.preview import write_preview
 from starloom.coadd.product import FrameReport
 from starloom.coadd.stages import prepared
+from starloom.coadd.telling import input_rows, product_row
 from starloom.coadd.units import PLAN_NAME, assemble_units, read_plan, run_unit, with_layout, write_units
 from starloom.errors import StarloomError
 from starloom.holding import ClaimRef, PlanRef, StackRef, TileBatch, check_held, workdir
 from starloom.lake import keys
 from starloom.photometry.bands import is_unmapped
 from starloom.receipts import write_receipt
+from starloom.telemetry import traces
 
 if TYPE_CHECKING:
     from starloom.hub import Hub
@@ -60,7 +62,9 @@ def bind_and_plan(hub: Hub, claim: ClaimRef) -> list[PlanRef]:
         **mission.parameters, threads=hub.settings.stack_threads, memory_bytes=hub.settings.stack_memory_bytes
     )
     chosen = options.model_dump(mode="json", exclude={"threads", "memory_bytes", "tile_size"})
-    bound = claims.bind(hub.archive, claim.claim(), chosen, COADD_VERSION)
+    with traces.span("bind", parent=claim.traceparent, mission=claim.mission_id):
+        bound = claims.bind(hub.archive, claim.claim(), chosen, COADD_VERSION)
+        traces.link(item.frame.traceparent for item in bound)
     if not bound:
         raise StarloomError(
             f"mission {claim.mission_id} has no usable frame",
@@ -69,6 +73,13 @@ def bind_and_plan(hub: Hub, claim: ClaimRef) -> list[PlanRef]:
         )
     if claims.settle_unchanged(hub.archive, claim.claim()):
         return []
+    with traces.span("plan", parent=claim.traceparent, mission=claim.mission_id, frames=len(bound)):
+        return _planned(hub, claim, mission, bound, options)
+
+
+def _planned(
+    hub: Hub, claim: ClaimRef, mission: Mission, bound: Sequence[claims.BoundInput], options: StackOptions
+) -> list[PlanRef]:
     folder = workdir(hub, claim)
     (folder / "frames").mkdir(parents=True, exist_ok=True)
     inputs = [_fetch(hub, item, folder / "frames") for item in bound]
@@ -84,7 +95,15 @@ def bind_and_plan(hub: Hub, claim: ClaimRef) -> list[PlanRef]:
     for i, plan in enumerate(plans):
         cut = with_layout(plan)
         units = write_units(cut, folder / f"plan{i}", tiles_per_unit(len(cut.tiles)))
-        references.append(PlanRef(folder=folder / f"plan{i}", band=plan.band, pointing=plan.pointing, units=units))
+        references.append(
+            PlanRef(
+                folder=folder / f"plan{i}",
+                band=plan.band,
+                pointing=plan.pointing,
+                units=units,
+                traceparent=claim.traceparent,
+            )
+        )
     return references
 
 
@@ -140,13 +159,25 @@ def stack_tiles(batch: TileBatch) -> None:
         The claim has been lost meanwhile: nobody waits for its tiles.
     """
     check_held(batch.unit.parent.parent)
-    run_unit(batch.unit)
+    with traces.span("tiles", parent=batch.traceparent, batch=batch.name):
+        run_unit(batch.unit)
 
 
 def publish(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
     """Assemble and upload the products under the claim's epoch; one transaction makes them the revision."""
+    with traces.span("publish", parent=claim.traceparent, mission=claim.mission_id, revision=claim.n):
+        return _published(hub, claim, plans)
+
+
+def _published(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
     products, per_frame = [], []
     reports: list[FrameReport] = []
+    told: list[dict[str, Any]] = []
+    inputs: list[dict[str, Any]] = []
+    with hub.archive.session() as session:
+        bound = revisions.inputs_of(session, claim.revision_id)
+    names = {frame_id: name for frame_id, name, _ in bound}
+    limits = {frame_id: limit for frame_id, _, limit in bound if limit is not None}
     loaded = [read_plan(reference.folder / PLAN_NAME) for reference in plans]
     for reference, plan in zip(plans, loaded, strict=True):
         out = reference.folder / "product.fits"
@@ -171,6 +202,9 @@ def publish(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
                 summary=info.model_dump(mode="json", exclude={"path"}) | {"extent": extent(plan.grid, plan.shape)},
             )
         )
+        name = _product_name(plan.band, plan.pointing, info.track)
+        told.append(product_row(name, info, limits))
+        inputs += input_rows(name, info.frames, names, limits)
         if plan.track is None:  # where the frames follow a target, they are the same frames again
             reports += info.frames
         per_frame += [
@@ -190,22 +224,27 @@ def publish(hub: Hub, claim: ClaimRef, plans: list[PlanRef]) -> StackRef:
     try:
         _tell_the_nodes(hub, claim, reports)
     except StarloomError as error:  # the revision is published; tried again, it would find its claim spent
-        log.warning("mission=%s r%d: not every receipt was written: %s", claim.mission_id, claim.n, error)
+        log.warning("r%d: not every receipt was written: %s", claim.n, error)
     return StackRef(
         name=f"{claim.mission_id} r{claim.n}",
         mission_id=claim.mission_id,
         n=claim.n,
         products=[
             {
-                "name": f"{p.band} p{p.pointing}" + (" moving" if p.track == "moving" else ""),
+                "name": _product_name(p.band, p.pointing, p.track),
                 "sci": p.sci_key,
                 "preview": p.preview_key,
                 "preview_url": hub.lake.presign_get(p.preview_key or "", 7 * 86400),
             }
             for p in products
         ],
-        frames=[vars(outcome) for outcome in per_frame],
+        told=told,
+        inputs=inputs,
     )
+
+
+def _product_name(band: str, pointing: int, track: str) -> str:
+    return f"{band} p{pointing}" + (" moving" if track == "moving" else "")
 
 
 def _tell_the_nodes(hub: Hub, claim: ClaimRef, reports: Sequence[FrameReport]) -> None:

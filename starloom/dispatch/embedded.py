@@ -23,6 +23,7 @@ from starloom.dispatch.services import Service, checkout, free_port, python
 from starloom.errors import Conflict, Unavailable
 from starloom.lake.seaweed import SeaweedFS
 from starloom.settings import Settings, load_settings
+from starloom.telemetry.logs import prefect_environment
 
 SERVICES = ("lake", "prefect", "worker", "relay")
 #: Runs that the embedded worker takes at once, at least: upkeep must find a place beside a batch and a stack.
@@ -211,7 +212,7 @@ def program_environment(settings: Settings, root: Path) -> dict[str, str]:
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(settings.prefect_runs_days * DAY_S),
         "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{settings.prefect_events_days}D",
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "starloom",
+        **prefect_environment(settings),
         # The lease is renewed by a thread outside any run; its lines still go to the worker's log.
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     }

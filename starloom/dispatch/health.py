@@ -1,4 +1,7 @@
-"""The relay's health over HTTP, for what watches it from outside Prefect: ``GET /health``, JSON, 200 or 503."""
+"""The relay over HTTP, for what watches from outside Prefect.
+
+``GET /health`` is JSON, 200 or 503; ``GET /metrics`` is what Prometheus asks for.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from starloom.errors import StarloomError
+from starloom.telemetry.metrics import exposition
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +31,12 @@ class Health:
     ----------
     ask
         Returns what the archive says at this moment; called for each request, its failure is told and no error.
+    metrics
+        What ``/metrics`` shows; there is no such page without it.
     """
 
-    def __init__(self, ask: Callable[[], dict[str, Any]]) -> None:
-        self._ask = ask
+    def __init__(self, ask: Callable[[], dict[str, Any]], metrics: CollectorRegistry | None = None) -> None:
+        self._ask, self._metrics = ask, metrics
         self._lock = threading.Lock()
         self._begun = datetime.now(UTC)
         self._last: datetime | None = None
@@ -71,13 +79,18 @@ class Health:
             timeout = 10
 
             def do_GET(self) -> None:
-                if self.path.partition("?")[0] != "/health":
-                    self.send_error(404)
-                    return
-                told = health.report()
-                body = json.dumps(told).encode()
-                self.send_response(200 if told["ok"] else 503)
-                self.send_header("Content-Type", "application/json")
+                match self.path.partition("?")[0]:
+                    case "/health":
+                        told = health.report()
+                        self._answer(200 if told["ok"] else 503, json.dumps(told).encode(), "application/json")
+                    case "/metrics" if health._metrics is not None:
+                        self._answer(200, *exposition(health._metrics, self.headers.get("Accept", "")))
+                    case _:
+                        self.send_error(404)
+
+            def _answer(self, status: int, body: bytes, content_type: str) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

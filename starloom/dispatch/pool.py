@@ -24,6 +24,7 @@ from sqlalchemy.engine import make_url
 
 from starloom.errors import BadInput, StarloomError
 from starloom.settings import SECRETS_DIR, JobLimits, Settings, is_loopback
+from starloom.telemetry.logs import prefect_environment
 
 #: Where a container finds `secrets_folder`.
 MOUNT = "/run/secrets/starloom"
@@ -149,6 +150,7 @@ def base_job_template(settings: Settings) -> dict[str, Any]:
         "PREFECT_HOME": f"{IMAGE_HOME}/.prefect",  # the worker's own would be copied too
         "PREFECT_PROFILES_PATH": f"{MOUNT}/{PROFILES}",
         SECRETS_DIR: MOUNT,
+        **prefect_environment(settings),
         **settings.job_env,
     }
     variables: dict[str, dict[str, Any]] = {

@@ -27,6 +27,8 @@ from starloom.dispatch.rest import LIVING, PrefectApi, Said
 from starloom.dispatch.waiting import reasons_to_wait
 from starloom.errors import StarloomError, Unavailable
 from starloom.settings import Settings
+from starloom.telemetry import traces
+from starloom.telemetry.metrics import RelayMetrics
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +63,14 @@ class Relay:
     ----------
     settings, archive, prefect
         Where to look and whom to tell.
+    metrics
+        What it counts of its own work.
     """
 
     settings: Settings
     archive: Archive
     prefect: PrefectApi
+    metrics: RelayMetrics = field(default_factory=RelayMetrics)
     _wake: threading.Event = field(default_factory=threading.Event)
     _reconcile_at: float = 0.0
 
@@ -84,8 +89,10 @@ class Relay:
         while not stop.is_set():
             trouble, published = "", 0
             try:
-                self._reconcile_now_and_then()
-                published = self.once()
+                with self.metrics.round_s.time():
+                    self._reconcile_now_and_then()
+                    published = self.once()
+                self.metrics.good_round_at.set_to_current_time()
             except StarloomError as error:
                 trouble = f"{error.message} ({error.code})"
                 log.warning("relay: %s; trying again", trouble)
@@ -94,6 +101,7 @@ class Relay:
                 log.exception("relay: unexpected; trying again")
             troubles = troubles + 1 if trouble else 0
             if trouble:
+                self.metrics.troubles.inc()
                 # Holders could not renew their leases either; they are back within a renewal.
                 self._reconcile_at = time.monotonic() + 2 * self.settings.lease_renew_s
             pause = min(self.settings.relay_poll_s * 2.0 ** min(troubles, 5), 30.0)
@@ -197,13 +205,13 @@ class Relay:
                 f"starloom.mission.{word}", f"starloom.mission.{mission.id}", payload, _key(event, word)
             )
             if failed:
-                log.error("mission=%s FAILED: %s: %s", mission.id, mission.failure_code, mission.failure_hint)
+                log.error("FAILED: %s: %s", mission.failure_code, mission.failure_hint, extra=_about(event))
         refused = self._emit(said)
         with self.archive.transaction() as session:
             events.close_told(session, said.keys() - refused.keys(), "told")
             for event_id, why in refused.items():
                 # No news is worth that the events behind it wait for ever.
-                log.error("event=%d could not be told: %s", event_id, why)
+                log.error("could not be told: %s", why, extra={"event": event_id})
                 events.close_told(session, [event_id], f"not told: {why}")
 
     def _emit(self, said: dict[int, Said]) -> dict[int, str]:
@@ -229,7 +237,8 @@ class Relay:
         if not taken:
             return 0
         try:
-            refused = self._tell({event_id: ready[event_id] for event_id in taken}, taken)
+            with traces.span("tell Prefect", events=len(taken)):
+                refused = self._tell({event_id: ready[event_id] for event_id in taken}, taken)
         except Unavailable as error:
             with self.archive.transaction() as session:
                 events.give_attempts_back(session, taken, SETTLE_LOOK_S, error.message)
@@ -239,9 +248,10 @@ class Relay:
             events.attempts_told(session, told, wait_s, note)
             for event_id, why in refused.items():
                 events.give_attempts_back(session, {event_id: taken[event_id]}, FIRST_WAIT_S, why)
-                log.error("mission=%s event=%d refused: %s", ready[event_id].mission_id, event_id, why)
+                log.error("refused: %s", why, extra=_about(ready[event_id]))
         for event_id, attempt in told.items():
-            log.info("mission=%s event=%d %s", ready[event_id].mission_id, event_id, note(attempt))
+            self.metrics.told.labels("event" if attempt <= EVENTS_FIRST else "run").inc()
+            log.info(note(attempt), extra=_about(ready[event_id]))
         return len(told)
 
     def _tell(self, wanted: dict[int, StatusEvent], taken: dict[int, int]) -> dict[int, str]:
@@ -264,9 +274,7 @@ class Relay:
                 refused[event_id] = error.message
             if attempt == WORRY_AFTER:
                 since = event.created_at.isoformat()
-                log.error(
-                    "mission=%s event=%d: told %d times since %s", event.mission_id, event_id, attempt, since
-                )
+                log.error("told %d times since %s", attempt, since, extra=_about(event))
                 worry = {**parameters, "attempts": attempt, "since": since}
                 self._emit({event_id: Said("starloom.mission.unclaimed", resource, worry, _key(event, "worry"))})
         if said:
@@ -310,6 +318,10 @@ def wait_s(attempt: int) -> float:
 def note(attempt: int) -> str:
     """Return in words what an attempt does."""
     return f"{'event published' if attempt <= EVENTS_FIRST else 'run created'}, attempt {attempt}"
+
+
+def _about(event: StatusEvent) -> dict[str, Any]:
+    return {"mission": event.mission_id, "event": event.id}
 
 
 def _stamp(event: StatusEvent) -> str:

@@ -56,17 +56,19 @@ class PrefectApi:
         ``http://host:port/api``.
     auth
         ``user:password`` of a protected server, or empty.
+    timeout_s
+        Seconds that an answer may take.
     """
 
-    def __init__(self, url: str, auth: str = "") -> None:
+    def __init__(self, url: str, auth: str = "", *, timeout_s: float = TIMEOUT_S) -> None:
         headers = {}
         if auth:
             headers["Authorization"] = "Basic " + base64.b64encode(auth.encode()).decode()
         self.url = url.rstrip("/")
-        self._client = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        self._client = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s, trust_env=False)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> PrefectApi:
+    def from_settings(cls, settings: Settings, *, timeout_s: float = TIMEOUT_S) -> PrefectApi:
         """Open a client for the settings' server.
 
         Raises
@@ -80,7 +82,8 @@ class PrefectApi:
                 code="no-prefect",
                 hint="Start one with `starloom up`, or set STARLOOM_PREFECT_API_URL.",
             )
-        return cls(settings.prefect_api_url, settings.prefect_api_auth_string.get_secret_value())
+        auth = settings.prefect_api_auth_string.get_secret_value()
+        return cls(settings.prefect_api_url, auth, timeout_s=timeout_s)
 
     @property
     def ui_url(self) -> str:
@@ -292,6 +295,10 @@ class PrefectApi:
             "limit": limit,
         }
         return list(self._call("POST", "/flow_runs/filter", body))
+
+    def count_runs(self, body: dict[str, Any]) -> int:
+        """Return how many flow runs match filters as Prefect takes them."""
+        return int(self._call("POST", "/flow_runs/count", body))
 
     def crash_orphans(self, pool: str) -> int:
         """Mark the runs of a pool that nobody works on any more as crashed; return how many.

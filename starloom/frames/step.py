@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from starloom.frames import (
 from starloom.frames.site import rounded_site
 from starloom.lake import ObjectMissing, Stored, keys
 from starloom.receipts import write_receipt
+from starloom.telemetry import traces
 
 if TYPE_CHECKING:
     from starloom.hub import Hub
@@ -51,6 +52,7 @@ class _Announcement(BaseModel):
     name: str
     size: int = Field(ge=0, le=1 << 50)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    traceparent: str | None = Field(default=None, pattern=traces.TRACEPARENT)
 
 
 def discover(hub: Hub) -> list[FrameBatch]:
@@ -61,7 +63,7 @@ def discover(hub: Hub) -> list[FrameBatch]:
     behind: it is removed here.
     """
     found: list[str] = []
-    for item in hub.lake.list("inbox/"):
+    for item in _announcements_first(hub.lake.list("inbox/")):
         try:
             if len(keys.check(item.key)) > MAX_KEY:
                 raise keys.BadKey(f"key {item.key[:80]!r}… of {len(item.key)} characters")
@@ -76,6 +78,20 @@ def discover(hub: Hub) -> list[FrameBatch]:
         if frame_id is not None:
             found.append(frame_id)
     return batches(found, "frames", chunk_size=hub.settings.chunk_size)
+
+
+def _announcements_first(listed: Iterable[Stored]) -> Iterator[Stored]:
+    """Yield a frame behind its announcement, which follows it by name: what it announces is then known."""
+    held: Stored | None = None
+    for item in listed:
+        if held is not None and item.key == held.key + keys.ANNOUNCEMENT_SUFFIX:
+            yield item
+            continue
+        if held is not None:
+            yield held
+        held = item
+    if held is not None:
+        yield held
 
 
 def _register(hub: Hub, item: Stored) -> str | None:
@@ -94,6 +110,9 @@ def _register(hub: Hub, item: Stored) -> str | None:
             kind=parsed.kind if parsed else "unknown",
             start_utc=parsed.start_utc if parsed else None,
         )
+        if frame is not None:
+            with traces.span("discover", parent=frame.traceparent, **rows.subject_of(frame)):
+                frame.traceparent = traces.traceparent() or frame.traceparent
     if left is not None:
         _leave(hub, left)
     return frame.id if frame is not None else None
@@ -121,6 +140,7 @@ def _note_announcement(hub: Hub, key: str) -> None:
                 obs_req=parsed.mission,
                 size=said.size,
                 sha256=said.sha256,
+                traceparent=said.traceparent,
                 expires_at=database_now(session) + timedelta(seconds=hub.settings.announce_ttl_s),
             )
     except (ValidationError, BadInput, ObjectMissing) as error:
@@ -204,7 +224,7 @@ def _settle(hub: Hub, frame: Frame, write: Callable[[Session], Frame]) -> None:
     """Commit the outcome, then tell the node and free the inbox; the last two are made good by `discover`."""
     with hub.archive.transaction() as session:
         stored = write(session)
-    log.info("frame=%s %s: %s %s", frame.id, frame.name, rows.state_of(stored), stored.disposition_code or "")
+    log.info("%s: %s %s", frame.name, rows.state_of(stored), stored.disposition_code or "")
     _leave(hub, stored)
 
 
@@ -213,7 +233,7 @@ def _leave(hub: Hub, frame: Frame) -> None:
     try:
         write_receipt(hub, frame)
     except keys.BadKey as error:
-        log.warning("frame=%s no receipt: %s", frame.id, error.message)  # a name too long for any key
+        log.warning("no receipt: %s", error.message, extra=rows.subject_of(frame))  # a name too long for any key
     if frame.inbox_key is None:
         return
     now = hub.lake.stat(frame.inbox_key)
@@ -293,8 +313,8 @@ def _put_once(hub: Hub, path: Path, target: str, metadata: dict[str, str] | None
         return there.version if there else None
 
 
-def summary(hub: Hub, frame_ids: list[str]) -> list[dict[str, Any]]:
-    """Return one row per frame for the run's table: name, node, band, outcome, reason."""
+def summary(hub: Hub, frame_ids: list[str], seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return one row per frame for the run's table: what became of it, why, how long its steps took."""
     with hub.archive.session() as session:
         found = [rows.get(session, frame_id) for frame_id in frame_ids]
     return [
@@ -304,7 +324,8 @@ def summary(hub: Hub, frame_ids: list[str]) -> list[dict[str, Any]]:
             "mission": frame.obs_req,
             "band": frame.band,
             "outcome": rows.state_of(frame),
-            "reason": frame.disposition_code or frame.solve_code or frame.measure_code or "",
+            "code": frame.disposition_code or frame.calibrate_code or frame.solve_code or frame.measure_code or "",
+            "seconds": round(seconds[frame.id], 1) if frame.id in seconds else None,
             "start": _iso(frame.start_utc),
         }
         for frame in found

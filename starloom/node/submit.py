@@ -31,6 +31,7 @@ from starloom.frames import (
 )
 from starloom.frames.opening import opened
 from starloom.lake import DiskFull, Lake, LakeDenied, ObjectMissing, keys
+from starloom.telemetry import traces
 
 MAX_RECEIPT_BYTES = 64 * 1024
 #: Metadata of the inbox object, by which a second submission knows the first.
@@ -174,7 +175,10 @@ def submit(
         if place.get("pixel_digest") and place.get("state") in HOLDING:
             raise name_taken(path, name, "the hub has")
     try:
-        with tempfile.TemporaryDirectory(prefix="starloom-submit-") as folder:
+        with (
+            traces.span("submit", node=frame.node, mission=frame.mission),
+            tempfile.TemporaryDirectory(prefix="starloom-submit-") as folder,
+        ):
             packed = _packed(path, info, Path(folder) / name)
             after = path.stat()
             if before is None or (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
@@ -216,6 +220,8 @@ def _send(
         "sha256": sha256_of(packed),
         "announced_at": datetime.now(UTC).isoformat(),
     }
+    if (trace := traces.traceparent()) is not None:
+        announcement["traceparent"] = trace
     lake.put_bytes(json.dumps(announcement).encode(), keys.announcement(key))
     try:
         lake.put_file(packed, key, metadata={DIGEST: info.pixel_digest}, if_absent=not replace)

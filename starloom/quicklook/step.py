@@ -70,7 +70,7 @@ def of_batch(hub: Hub, frame_ids: Sequence[str]) -> list[Shown]:
         try:
             frame = run(hub, frame_id)
         except (StarloomError, ArithmeticError, ValueError) as error:
-            log.warning("frame=%s no quicklook: %s", frame_id, error)
+            log.warning("no quicklook: %s", error, extra={"frame": frame_id})
             continue
         if frame.quicklook_key is not None and len(made) < SHOWN:
             url = hub.lake.presign_get(frame.quicklook_key, 7 * 86400)

@@ -18,8 +18,9 @@ from starloom.sky.network import TARGET, TELESCOPES
 from starloom.sky.night import dithers, frame_name, write_frame
 from starloom.sky.render import render
 from tests.dispatch.server import RunningPrefect, prefect_server
+from tests.telemetry.spans import spans
 
-__all__ = ["prefect_server"]
+__all__ = ["prefect_server", "spans"]
 
 MISSION = "550"
 START = datetime(2026, 10, 8, 20, 30, tzinfo=UTC)

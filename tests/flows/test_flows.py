@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from starloom.hub import Hub
 from starloom.lake.folder import FolderLake
 from tests.dispatch.server import RunningPrefect
 from tests.flows.conftest import MISSION, TELESCOPE, send
+from tests.telemetry.spans import Spans
 
 pytestmark = [
     pytest.mark.slow,
@@ -98,6 +100,7 @@ def test_from_the_inbox_to_a_published_stack(
     night: list[Path],
     prefect_client: RunningPrefect,
     tmp_path: Path,
+    spans: Spans,
 ) -> None:
     from flows.frames import process_frames
     from flows.ingest import ingest
@@ -124,7 +127,10 @@ def test_from_the_inbox_to_a_published_stack(
         state = process_frames(batch.model_copy(update={"chunk_size": 2}), return_state=True)
     assert state.result() == {"ready": 2, "quarantined": 1, "processing": 1}
     shown = prefect_client.api.artifacts(str(state.state_details.flow_run_id))
-    assert [a["key"] for a in shown].count("frames") == 1
+    (table,) = [json.loads(a["data"]) for a in shown if a["key"] == "frames"]
+    told = {row["frame"]: row for row in table}
+    assert (told[corrupt.name]["outcome"], told[corrupt.name]["code"]) == ("quarantined", "truncated")
+    assert all(row["seconds"] > 0 for row in table if row["outcome"] == "ready")
     # one page for the instrument, whose picture lies in the lake
     (picture,) = [a for a in shown if a["key"] == "quicklook"]
     assert "ready" in picture["description"]
@@ -159,7 +165,14 @@ def test_from_the_inbox_to_a_published_stack(
     event = complete(hub)
     state = stack_mission(MISSION, event, return_state=True)
     assert state.result().n == 1
-    assert {"stack-progress", "frames-in-stack", "preview"} <= artifacts_of(prefect_client, state)
+    assert {"stack-progress", "products", "frames-in-stack", "preview"} <= artifacts_of(prefect_client, state)
+    # one trace of the stack, linked to those of its frames, which go back to when they were found
+    stack = spans.trace_of("stack")
+    assert {spans.trace_of(name) for name in ("bind", "plan", "tiles", "publish")} == {stack}
+    (bound,) = spans.named("bind")
+    found = {span.context.trace_id for span in spans.named("discover")}
+    assert len(bound.links) == 3
+    assert {link.context.trace_id for link in bound.links} < found
     with hub.archive.session() as session:
         assert session.get(Mission, MISSION).status == "STACKED"  # type: ignore[union-attr]
         (product,) = session.exec(select(Product)).all()
