@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from tasks.showing import show_table
-from tasks.sweep import find_forgotten, scrub, tell_nodes, tidy_lake
+from tasks.sweep import find_forgotten, reopen_overlooked_missions, scrub, tell_nodes, tidy_lake
 
 
 @flow(name="tidy", persist_result=False)
@@ -17,6 +17,7 @@ def tidy() -> dict[str, int] | State[Any]:
     """Remove orphans from the lake, check a share of the raw frames by their hash, write receipts left out."""
     parts: dict[str, State[Any]] = {
         "frames_found": find_forgotten(return_state=True),
+        "missions_reopened": reopen_overlooked_missions(return_state=True),
         "receipts_written": tell_nodes(return_state=True),
         "objects_removed": tidy_lake(return_state=True),
     }

@@ -27,6 +27,9 @@ _EPOCH = re.compile(r"^stacks/(?P<mission>[^/]+)/r(?P<n>\d+)/e(?P<epoch>\d+)/")
 
 #: Instruments that one sweep learns at most: a lesson of 400 frames takes a second or two.
 LESSONS = 20
+#: How far back changes are looked for that could make a stack stale: with every sweep, and with every `tidy`.
+LOOK_BACK_S = 3600.0
+THOROUGH_S = 2 * 86400.0
 #: Objects that one short look into the archive decides about.
 PAGE = 500
 
@@ -101,11 +104,20 @@ def tell_nodes(hub: Hub, *, after_s: float = 600.0, limit: int = 50) -> int:
     return written
 
 
-def reopen_stale_missions(hub: Hub) -> int:
-    """Set missions COMPLETE again where the newest revision is behind what is known of their frames."""
+def reopen_stale_missions(hub: Hub, *, thorough: bool = False) -> int:
+    """Set missions COMPLETE again where the newest revision is behind what is known of their frames.
+
+    Looked at are the missions that something has changed of in the last hour. ``thorough``: in the last two days,
+    and a share of all that there are.
+    """
     reopened = 0
+    with hub.archive.session() as session:
+        quiet_s = hub.settings.late_quiet_s
+        changed = staleness.recently_changed(session, quiet_s + (THOROUGH_S if thorough else LOOK_BACK_S))
+        if thorough:
+            changed |= staleness.share_of_all(session, int(database_now(session).timestamp() // 3600))
     with hub.archive.transaction() as session:
-        stale = staleness.stale_missions(session, hub.settings.late_quiet_s)
+        stale = staleness.stale_missions(session, quiet_s, changed)
         for mission_id, status in [(one.id, one.status) for one in stale]:
             mission = claims.locked_mission(session, mission_id, skip=True)
             if mission is None or mission.status != status:
@@ -166,7 +178,7 @@ def tidy_lake(hub: Hub) -> int:
     for prefix in ("masters/", "calibrated/", "solved/", "sources/", "quicklook/"):
         for page in _pages(hub, prefix, horizon):
             with hub.archive.session() as session:
-                orphans = [item.key for item in page if not results.is_referenced(session, item.key)]
+                orphans = results.unreferenced(session, [item.key for item in page])
             removed += _remove(hub, orphans, horizon)
     for page in _pages(hub, "stacks/", horizon):
         alive: dict[tuple[str, str, str], bool] = {}

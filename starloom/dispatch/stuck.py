@@ -6,12 +6,13 @@ from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import text as sql
 from sqlmodel import Session, col, or_, select
 
 from starloom.archive import dispositions, events
 from starloom.archive.claims import HELD
 from starloom.archive.engine import database_now
-from starloom.archive.models import Frame, Mission, RawCheck, Revision
+from starloom.archive.models import DAMAGED, WAITING, Frame, Mission, RawCheck, Revision
 from starloom.dispatch.relay import EVENTS_FIRST
 from starloom.dispatch.rest import PrefectApi
 
@@ -99,8 +100,7 @@ def _frames(session: Session) -> list[dict[str, Any]]:
     parked = session.exec(
         select(Frame.received_at, Frame.in_hand, Frame.last_error, Frame.next_attempt_at)
         .where(
-            Frame.disposition == "active",
-            col(Frame.next_attempt_at).is_not(None),
+            sql(WAITING),
             or_(Frame.attempts > 0, col(Frame.in_hand).is_not(None)),
         )
         .order_by(col(Frame.next_attempt_at))
@@ -131,12 +131,7 @@ def _set_aside(session: Session) -> list[dict[str, Any]]:
 
 
 def _damaged(session: Session) -> list[dict[str, Any]]:
-    found = session.exec(
-        select(RawCheck)
-        .where(or_(RawCheck.state != "ok", col(RawCheck.copy_state).in_(("mismatch", "missing"))))
-        .order_by(col(RawCheck.checked_at))
-        .limit(MOST)
-    ).all()
+    found = session.exec(select(RawCheck).where(sql(DAMAGED)).order_by(col(RawCheck.checked_at)).limit(MOST)).all()
     then = "nothing by itself: put the good one of its copies back, or ask its node for the frame"
     return [_row("raw object", check.key, check.checked_at, check.detail or check.state, then) for check in found]
 
