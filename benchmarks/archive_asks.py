@@ -1,13 +1,14 @@
 """What flows, relay, sweep, tidy, status and the command line ask of the archive, by name, as they ask it.
 
-Each ask calls the code of the hub itself, so the statements in `queries.sql` are those that it issues. What writes is
-rolled back.
+Each ask calls the code of the hub itself, so the statements in `queries.sql` are those that it issues. What
+writes is rolled back.
 """
 
 from __future__ import annotations
 
 import random
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import event, text
-from sqlmodel import Session
+from sqlmodel import Session, SQLModel
 
 from starloom import mastering, receipts, scrubbing, watching
 from starloom.archive import (
@@ -110,9 +111,7 @@ def _results(archive: Archive, session: Session, key: Key) -> None:
 def _own_stars(archive: Archive, session: Session, key: Key) -> None:
     solution = results.current_solution(session, key.frame.id)
     assert solution is not None
-    positions.source_lists_near(
-        session, solution.ra_deg, solution.dec_deg, 0.3, besides=key.frame.id, limit=12
-    )
+    positions.source_lists_near(session, solution.ra_deg, solution.dec_deg, 0.3, besides=key.frame.id, limit=12)
 
 
 def _publish_events(archive: Archive, session: Session, key: Key) -> None:
@@ -223,17 +222,13 @@ def keys(archive: Archive, count: int, *, seed: int = 1) -> list[Key]:
             made = [key for frame in ready for key in (frame.solved_key, frame.sources_key) if key]
             orphans = [key.replace("/1.", "/0.") for key in made]
             objects = [*made, *orphans][:500]
-            found.append(
-                Key(rng.choice(ready), rng.choice(pending), mission, f"M{rng.randrange(20)}", objects)
-            )
+            found.append(Key(rng.choice(ready), rng.choice(pending), mission, f"M{rng.randrange(20)}", objects))
     return found
 
 
 @contextmanager
 def listening(archive: Archive) -> Iterator[list[Statement]]:
     """Collect every statement that goes to the database."""
-    import time
-
     heard: list[Statement] = []
 
     def before(connection: Any, *_: Any) -> None:
@@ -253,15 +248,21 @@ def listening(archive: Archive) -> Iterator[list[Statement]]:
 
 
 def normalised(sql: str) -> str:
-    """Return a statement in a form that is the same however many values it was given."""
-    one_line = re.sub(r"\s+", " ", sql).strip()
-    one_line = re.sub(r"%\(\w+?\)s(::\w+)?", "?", one_line)
-    one_line = re.sub(r"\((\?(, )?)+\)", "(?)", one_line)
-    return re.sub(r"(\(\?\)(, )?)+", "(?)", one_line)
+    """Return a statement in a form that is short, and the same however many values it was given."""
+    said = re.sub(r"\s+", " ", sql).strip()
+    for table in SQLModel.metadata.tables.values():
+        said = said.replace(
+            ", ".join(f"{table.name}.{column.name}" for column in table.columns), f"{table.name}.*"
+        )
+    said = re.sub(r"%\(\w+?\)s(::TIMESTAMP WITH TIME ZONE|::DOUBLE PRECISION|::\w+)?", "?", said)
+    said = re.sub(r"(INSERT INTO \w+) \([^)]*\) VALUES", r"\1 (…) VALUES", said)
+    said = re.sub(r"\(\?(, \?)*\)", "(?)", said)
+    return re.sub(r"\(\?\)(, \(\?\))+", "(?)", said)
 
 
 def ask(archive: Archive, name: str, key: Key) -> list[Statement]:
     """Ask once, roll back what was written, and return the statements."""
     with listening(archive) as heard, archive.session() as session:
         ASKS[name](archive, session, key)
+        session.flush()
         return [said for said in heard if not said.sql.startswith(("SAVEPOINT", "RELEASE"))]

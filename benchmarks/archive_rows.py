@@ -21,14 +21,15 @@ SCRIPT = Path(__file__).with_name("archive_rows.sql")
 
 _FRAMES = """
 CREATE VIEW made_frame AS
-SELECT k, id, node, instrument, at, light, unsolved, disposition, sha, 'M' || mission AS m, mission % {fields} AS field,
-    light AND NOT unsolved AND disposition = 'active' AND k >= 300 AS done,
+SELECT k, id, node, instrument, at, light, unsolved, disposition, sha, 'M' || mission AS m,
+    mission % {fields} AS field,
+    light AND NOT unsolved AND disposition = 'active' AND k >= 40 AS done,
     'raw/' || node || '/' || to_char(at, 'YYYYMMDD') || '/' || sha || '.fits.fz' AS raw
 FROM (
     SELECT k, md5('frame' || k) AS id, md5('sha' || k) || md5('256' || k) AS sha, 1 + b % 500 AS instrument,
         'T' || lpad((1 + b % 500)::text, 3, '0') AS node, now() - k * interval '1 day' / {per_day} AS at,
         k / 2000 * 20 + c % 20 AS mission, a % 100 >= 8 AS light, a % 100 >= 8 AND a / 100 % 100 < 2 AS unsolved,
-        CASE WHEN k < 300 THEN 'active' WHEN a / 10000 % 100 < 2 THEN 'duplicate'
+        CASE WHEN k < 40 THEN 'active' WHEN a / 10000 % 100 < 2 THEN 'duplicate'
              WHEN a / 10000 % 100 = 2 THEN 'quarantined' ELSE 'active' END AS disposition
     FROM (
         SELECT k, hashint8(k) & 2147483647 AS a, hashint8(k + 1000000000000) & 2147483647 AS b,
@@ -92,7 +93,9 @@ def fill(url: str, frames: int, *, per_day: float = PER_DAY, workers: int = 2) -
     _run(dsn, [f"ALTER TABLE {table} ADD CONSTRAINT {name} {text}" for table, name, text, _ in keys], workers)
     _run(dsn, [text for _, text in indexes], workers)
     foreign = [row for row in defined if row[3] == "f"]
-    _run(dsn, [f"ALTER TABLE {table} ADD CONSTRAINT {name} {text} NOT VALID" for table, name, text, _ in foreign], 1)
+    _run(
+        dsn, [f"ALTER TABLE {table} ADD CONSTRAINT {name} {text} NOT VALID" for table, name, text, _ in foreign], 1
+    )
     with psycopg.connect(dsn, autocommit=True) as connection:
         for table, column in connection.execute(_SEQUENCES).fetchall():
             connection.execute(

@@ -52,13 +52,13 @@ SELECT r.id, 'ObsReq-' || r.m || '_TelID-' || r.node || '_' || to_char(r.at, 'YY
     4096, 4096, r.raw, r.sha, 17000000, r.sha,
     CASE WHEN r.done THEN 'solved' || substr(r.raw, 4, 15) || r.id || '/1.fits.fz' END,
     CASE WHEN r.done THEN 'sources' || substr(r.raw, 4, 15) || r.id || '/1.parquet' END,
-    'ok', CASE WHEN r.light AND r.k >= 300 THEN 'ok' ELSE 'pending' END,
+    'ok', CASE WHEN r.light AND r.k >= 40 THEN 'ok' ELSE 'pending' END,
     CASE WHEN r.done THEN 'ok' WHEN r.unsolved THEN 'failed' ELSE 'pending' END,
     CASE WHEN r.unsolved THEN 'catalogue-too-sparse' END, CASE WHEN r.done THEN 'ok' ELSE 'pending' END,
     r.disposition, CASE WHEN r.disposition = 'quarantined' THEN 'bad-fits' END,
     CASE WHEN r.disposition <> 'active' THEN r.at END, '[]',
     '{"camera": {"value": "Camera", "card": "INSTRUME"}, "exposure_s": {"value": 60, "card": "EXPTIME"}}', 0,
-    CASE WHEN r.k < 300 THEN now() + (r.k - 20) * interval '2 s' END, 8, r.at,
+    CASE WHEN r.k < 40 THEN now() + (r.k - 20) * interval '2 s' END, 8, r.at,
     CASE WHEN r.done THEN r.at + interval '2 min' END
 FROM made_frame r;;
 ----

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
 from sqlalchemy import text as sql
@@ -306,27 +306,30 @@ def list_nodes(session: Session) -> list[dict[str, Any]]:
     A look into an index for each node, however many frames there are.
     """
     registered = {node.id: node for node in session.exec(select(Node)).all()}
-    since = database_now(session) - timedelta(days=1)
+    heard = _heard(session)
     rows = []
-    for node_id in sorted({*registered, *_senders(session)}):
-        sent = select(func.max(Frame.received_at)).where(Frame.node_id == node_id)
-        lately = select(func.count()).where(Frame.node_id == node_id, col(Frame.received_at) >= since)
-        heard_at, count = session.exec(select(sent.scalar_subquery(), lately.scalar_subquery())).one()
+    for node_id in sorted({*registered, *heard}):
+        heard_at, count = heard.get(node_id, (None, 0))
         row = {"id": node_id, "registered": node_id in registered, "heard_at": heard_at, "frames_last_day": count}
         known = registered.get(node_id)
         rows.append(row | (known.model_dump(exclude={"id"}) if known else {}))
     return rows
 
 
-def _senders(session: Session) -> Iterator[str]:
-    """Yield the nodes that frames came from: from each to the next in the index, past all frames between."""
-    last = ""
-    while True:
-        node_id = session.exec(select(func.min(Frame.node_id)).where(Frame.node_id > last)).one()
-        if node_id is None:
-            return
-        yield node_id
-        last = node_id
+def _heard(session: Session) -> dict[str, tuple[datetime, int]]:
+    """Return when each node that frames came from was last heard, and how many it sent in the last day.
+
+    From each node to the next in the index, past all frames between.
+    """
+    first = select(func.min(Frame.node_id).label("id")).cte("sender", recursive=True)
+    following = select(func.min(Frame.node_id)).where(Frame.node_id > first.c.id).scalar_subquery()
+    sender = first.union_all(select(following).where(first.c.id.is_not(None)))
+    newest = select(func.max(Frame.received_at)).where(Frame.node_id == sender.c.id)
+    since = database_now(session) - timedelta(days=1)
+    lately = select(func.count()).where(Frame.node_id == sender.c.id, col(Frame.received_at) >= since)
+    asked = select(sender.c.id, newest.scalar_subquery(), lately.scalar_subquery())
+    found: Any = session.exec(asked.where(sender.c.id.is_not(None)))
+    return {node_id: (heard_at, count) for node_id, heard_at, count in found.all()}
 
 
 def band_of(session: Session, node_id: str, filter_name: str | None) -> str:

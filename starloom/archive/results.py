@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, and_, col, select
 
 from starloom.archive.claims import HELD
 from starloom.archive.frames import MOSAIC, plane_ids
@@ -105,7 +105,11 @@ def history(session: Session, frame_id: str) -> list[dict[str, Any]]:
     """Return every solution of a frame, newest first, with the photometry measured under it."""
     found = session.exec(
         select(Solution, Photometry)
-        .join(Photometry, col(Photometry.solution_id) == Solution.id, isouter=True)
+        .join(
+            Photometry,
+            and_(Photometry.frame_id == Solution.frame_id, Photometry.solution_id == Solution.id),
+            isouter=True,
+        )
         .where(Solution.frame_id == frame_id)
         .order_by(col(Solution.id).desc(), col(Photometry.id).desc())
     ).all()

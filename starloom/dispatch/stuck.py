@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import text as sql
+from sqlalchemy import union
 from sqlmodel import Session, col, or_, select
 
 from starloom.archive import dispositions, events
@@ -57,10 +58,14 @@ def _open_events(session: Session, relay_alive: bool) -> list[dict[str, Any]]:
 
 def _missions_in_hand(session: Session, now: datetime) -> list[dict[str, Any]]:
     rows = []
+    in_hand = union(
+        select(Mission.id).where(Mission.status == "STACKING"),
+        select(Revision.mission_id).where(col(Revision.status).in_(HELD)),
+    )
     found = session.exec(
         select(Mission, Revision)
         .join(Revision, (col(Revision.mission_id) == Mission.id) & col(Revision.status).in_(HELD), isouter=True)
-        .where(or_(Mission.status == "STACKING", col(Revision.id).is_not(None)))
+        .where(col(Mission.id).in_(in_hand))
         .order_by(col(Mission.status_changed_at))
         .limit(MOST)
     ).all()
