@@ -1,17 +1,19 @@
 """A night of 500 nodes through the whole hub, pixels canned: what a frame costs apart from its pixels.
 
-From the repository's root: ``python -m benchmarks.night --frames 100000``. PostgreSQL, SeaweedFS, Prefect's server, a
-worker and the relay run as `starloom up` runs them. Nodes put objects of a few bytes into the inbox at ``--rate``;
-`ingest`, `process-frames`, `sweep`, `tidy`, `stack-mission` and the relay do the rest. `night_stub` says what is canned.
+From the repository's root: ``python -m benchmarks.night --frames 100000``. PostgreSQL, SeaweedFS, Prefect's
+server, a worker and the relay run as `starloom up` runs them. Nodes put objects of a few bytes into the inbox at
+``--rate``; `ingest`, `process-frames`, `sweep`, `tidy`, `stack-mission` and the relay do the rest. What is canned:
+`benchmarks/night_stub.py`.
 
-A mission (100 frames) is made COMPLETE by plain SQL when its last frame was sent. The night is over when every frame
-is settled and every mission stacked. ``HOME/night.json`` keeps what was seen: an interrupted night goes on where it
-was. Printed: rates, backlog, CPU seconds a frame by program. ``--plot FILE.svg`` draws the backlog.
+A mission (100 frames) is made COMPLETE by plain SQL when its last frame was sent. The night is over when every
+frame is settled and every mission stacked. ``HOME/night.json`` keeps what was seen: an interrupted night goes on
+where it was. Printed: rates, backlog, CPU seconds a frame by program. ``--plot FILE.svg`` draws the backlog.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -24,13 +26,15 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from benchmarks.events import cpu_s
+import psutil
+
 from benchmarks.night_plot import draw
 from starloom.archive import missions
 from starloom.dispatch.services import checkout
 from starloom.hub import Hub
 from starloom.lake import keys
 from starloom.sky.night import frame_name
+from tests.chaos.programs import Program
 from tests.chaos.servers import NAMES, Site
 
 PER_MISSION = 100
@@ -153,6 +157,15 @@ class Night:
         path.with_suffix(".new").replace(path)
 
 
+def cpu_s(program: Program) -> float:
+    """Return the CPU seconds of a program, of its living descendants and of those that ended."""
+    spent = 0.0
+    for process in program.tree():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            spent += sum(process.cpu_times()[:4])  # own and of children that were waited for
+    return spent
+
+
 def node_id(n: int) -> str:
     return f"T{n:03d}"
 
@@ -163,22 +176,19 @@ def mission_id(i: int) -> str:
 
 def report(diary: Diary) -> list[str]:
     """Return the night's figures as lines."""
-    end, sent, settled, stacked = diary.seen[-1]
+    end, _, settled, stacked = diary.seen[-1]
     sending = next((row[0] for row in diary.seen if row[1] >= diary.frames), end)
     backlog = [row[1] - row[2] for row in diary.seen]
-    lines = [
+    cpu = {name: 1e3 * spent / max(settled, 1) for name, spent in sorted(diary.cpu.items())}
+    return [
         f"{settled:.0f} of {diary.frames} frames settled in {end:.0f} s: {settled / end:.1f} a second; "
         f"sent within {sending:.0f} s; {stacked:.0f} missions stacked",
         f"backlog: most {max(backlog):.0f}, at the end of the sending "
         f"{next((b for b, row in zip(backlog, diary.seen, strict=True) if row[0] >= sending), 0):.0f}, "
         f"at the end {backlog[-1]:.0f}",
-        "CPU ms a frame: "
-        + ", ".join(
-            f"{name} {1e3 * diary.cpu.get(name, 0.0) / max(settled, 1):.1f}" for name in sorted(diary.cpu)
-        ),
-        f"all {1e3 * sum(diary.cpu[name] for name in NAMES) / max(settled, 1):.1f} without the nodes",
+        "CPU ms a frame: " + ", ".join(f"{name} {spent:.1f}" for name, spent in cpu.items()),
+        f"the hub's together {sum(cpu[name] for name in NAMES):.1f}",
     ]
-    return lines
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Canned pixels for the simulated night: what reads or makes pixels is replaced, everything around it is the hub's own.
+"""Canned pixels for the simulated night: what reads or makes pixels is replaced, all around it is the hub's own.
 
 Frames are a few bytes. Their identity, the commits of all four steps, the objects of the lake (raw, solved copy,
 source list, receipt) and the runs, tasks and events are real.

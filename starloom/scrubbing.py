@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, literal, true
+from sqlalchemy import false, insert, literal, true
 from sqlalchemy import text as sql
 from sqlmodel import Session, col, func, or_, select
 
@@ -124,14 +124,15 @@ def _note_new(session: Session) -> None:
         since = newest - timedelta(days=2)
         # A frame that was set aside and taken up again has its raw key since then.
         lately = or_(col(Frame.received_at) >= since, col(Frame.disposition_at) >= since)
+    row: list[Any] = [
+        Frame.raw_key,
+        func.max(Frame.raw_version),
+        literal(NEVER, UtcDateTime),
+        literal("ok"),
+        false(),
+    ]
     new = (
-        select(
-            col(Frame.raw_key),
-            func.max(Frame.raw_version),
-            literal(NEVER, UtcDateTime),
-            literal("ok"),
-            literal(False),
-        )
+        select(*row)
         .join(RawCheck, col(RawCheck.key) == Frame.raw_key, isouter=True)
         .where(col(Frame.raw_key).startswith("raw/"), col(RawCheck.key).is_(None), lately)
         .group_by(col(Frame.raw_key))

@@ -27,14 +27,11 @@ def frames_by_state(session: Session, *where: Any) -> dict[str, tuple[int, datet
     """Return number of frames and time of the oldest, by `state_of`, of those for which conditions hold."""
     told = ("disposition", "kind", "plane", *STEPS)
     is_ready = col(Frame.ready_at).is_not(None)
-    columns = [getattr(Frame, name) for name in told]
-    found = session.exec(
-        select(is_ready, func.count(), func.min(Frame.received_at), *columns)  # type: ignore[call-overload]
-        .where(*where)
-        .group_by(is_ready, *columns)
-    ).all()
+    columns: list[Any] = [is_ready, *(getattr(Frame, name) for name in told)]
+    query = select(func.count(), func.min(Frame.received_at), *columns).where(*where).group_by(*columns)
+    found: Any = session.exec(query).all()
     states: dict[str, tuple[int, datetime]] = {}
-    for ready, count, oldest, *values in found:
+    for count, oldest, ready, *values in found:
         state = state_of(Frame(ready_at=oldest if ready else None, **dict(zip(told, values, strict=True))))
         before, first = states.get(state, (0, oldest))
         states[state] = (before + count, min(first, oldest))

@@ -257,8 +257,9 @@ def newest_claim(session: Session) -> datetime | None:
 def surplus_runs(session: Session, within_s: float) -> int:
     """Count the runs that found their mission taken, for events not older than ``within_s``."""
     since = database_now(session) - timedelta(seconds=within_s)
-    counted = [col(StatusEvent.surplus_runs) > sql("0"), StatusEvent.created_at >= since]
-    total = select(func.sum(StatusEvent.surplus_runs)).where(*counted)
+    total = select(func.sum(StatusEvent.surplus_runs)).where(
+        sql("surplus_runs > 0"), StatusEvent.created_at >= since
+    )
     return session.exec(total).one() or 0
 
 

@@ -140,17 +140,18 @@ def unreferenced(session: Session, keys: Sequence[str]) -> list[str]:
     ids = {frame_id for key in keys if (frame_id := frame_of(key)) is not None}
     for mosaic in session.exec(select(Frame).where(col(Frame.id).in_(ids), Frame.plane == MOSAIC)).all():
         ids |= set(plane_ids(mosaic))
-    frames = [Frame.solved_key, Frame.sources_key, Frame.calibrated_key, Frame.quicklook_key]
+    derived: list[tuple[Any, Any]] = [
+        (Solution, Solution.solved_key),
+        (Photometry, Photometry.sources_key),
+        (Calibration, Calibration.key),
+    ]
+    frames: list[Any] = [Frame.solved_key, Frame.sources_key, Frame.calibrated_key, Frame.quicklook_key]
     queries: list[Any] = [
-        select(*frames).where(col(Frame.id).in_(ids)),  # type: ignore[call-overload]
+        select(*frames).where(col(Frame.id).in_(ids)),
         select(Master.key).where(col(Master.key).in_(masters)),
         *(
             select(column).where(col(table.frame_id).in_(ids), col(table.current).is_(True))
-            for table, column in (
-                (Solution, Solution.solved_key),
-                (Photometry, Photometry.sources_key),
-                (Calibration, Calibration.key),
-            )
+            for table, column in derived
         ),
         select(Solution.solved_key)
         .join(RevisionInput, col(RevisionInput.solution_id) == Solution.id)
