@@ -20,7 +20,7 @@ PER_DAY = 5500
 SCRIPT = Path(__file__).with_name("archive_rows.sql")
 
 _FRAMES = """
-CREATE VIEW made_frame AS
+CREATE UNLOGGED TABLE made_frame AS
 SELECT k, id, node, instrument, at, light, unsolved, disposition, sha, 'M' || mission AS m,
     mission % {fields} AS field,
     light AND NOT unsolved AND disposition = 'active' AND k >= 40 AS done,
@@ -102,7 +102,7 @@ def fill(url: str, frames: int, *, per_day: float = PER_DAY, workers: int = 2) -
                 f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), "
                 f"(SELECT coalesce(max({column}), 0) + 1 FROM {table}))"
             )
-        connection.execute("DROP VIEW made_frame; DROP TABLE target")
+        connection.execute("DROP TABLE made_frame; DROP TABLE target")
         connection.execute("VACUUM (ANALYZE)")
 
 

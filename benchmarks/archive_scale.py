@@ -103,12 +103,13 @@ def sizes(server: Server) -> list[int]:
 
 
 def make(server: Server, frames: int) -> None:
-    name = f"frames_{frames}"
     with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name}")
-        connection.execute(f"CREATE DATABASE {name}")
-    began = time.monotonic()
-    fill(server.url(name), frames)
+        for name in ("in_the_making", f"frames_{frames}"):
+            connection.execute(f"DROP DATABASE IF EXISTS {name}")
+        connection.execute("CREATE DATABASE in_the_making")
+        began = time.monotonic()
+        fill(server.url("in_the_making"), frames)
+        connection.execute(f"ALTER DATABASE in_the_making RENAME TO frames_{frames}")
     print(f"{frames} frames in {time.monotonic() - began:.0f} s")
 
 
@@ -143,11 +144,13 @@ def buffers(archive: Archive, heard: list[Statement]) -> int:
     return total
 
 
-def compare(server: Server, count: int, out: Path) -> None:
-    found: dict[str, dict[int, Any]] = {name: {} for name in ASKS}
+def compare(server: Server, count: int, out: Path, only: list[str]) -> None:
+    found: dict[str, dict[int, Any]] = {
+        name: {} for name in ASKS if not only or any(part in name for part in only)
+    }
     for frames in sizes(server):
         archive = Archive(server.url(f"frames_{frames}"))
-        for name in ASKS:
+        for name in found:
             found[name][frames] = measure(archive, name, count)
             print(f"{frames:>9} {name}: {found[name][frames]}", file=sys.stderr)
         archive.dispose()
@@ -208,6 +211,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=Path("/tmp/scale"))
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--keys", type=int, default=200)
+    parser.add_argument("--only", action="append", default=[], help="asks whose names contain this")
     said = parser.parse_args()
     server = Server(said.home)
     if said.what == "stop":
@@ -217,7 +221,7 @@ def main() -> None:
     if said.what == "fill":
         make(server, said.frames)
     elif said.what == "ask":
-        compare(server, said.keys, said.home / "ask.json")
+        compare(server, said.keys, said.home / "ask.json", said.only)
     elif said.what == "figures":
         figures(server)
     else:

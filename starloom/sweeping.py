@@ -64,9 +64,9 @@ def due_batches(hub: Hub, *, limit: int = 512, waiting: Collection[str] = ()) ->
     for frame in spent:
         log.error("frame=%s quarantined: %s", frame.id, frame.disposition_hint)
         tell_spent(hub, frame)
-    return batches(rest, "retry", chunk_size=hub.settings.chunk_size) + batches(
-        lost, "retry alone", chunk_size=1, batch_size=1
-    )
+    settings = hub.settings
+    again = batches(rest, "retry", chunk_size=settings.chunk_size, batch_size=settings.batch_size)
+    return again + batches(lost, "retry alone", chunk_size=1, batch_size=1)
 
 
 def find_forgotten(hub: Hub, *, limit: int = 512) -> int:

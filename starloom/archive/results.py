@@ -68,11 +68,13 @@ def add_solution(session: Session, frame: Frame, solution: Solution) -> None:
 def add_photometry(session: Session, frame: Frame, solution: Solution, photometry: Photometry) -> None:
     """File a frame's photometry and make it, and the solution it was measured under, the current ones."""
     _retire(session, Photometry, frame.id)
-    _retire(session, Solution, frame.id)
     solution = session.merge(solution)
-    solution.current = photometry.current = True
+    photometry.current = True
     session.add(photometry)
-    _index(session, solution)
+    if not solution.current:
+        _retire(session, Solution, frame.id)
+        solution.current = True
+        _index(session, solution)
     session.flush()
 
 
