@@ -9,7 +9,14 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from tasks.showing import show_table
-from tasks.sweep import find_forgotten, prune_archive, scrub, tell_nodes, tidy_lake
+from tasks.sweep import (
+    find_forgotten,
+    prune_archive,
+    reopen_overlooked_missions,
+    scrub,
+    tell_nodes,
+    tidy_lake,
+)
 
 
 @flow(name="tidy", persist_result=False)
@@ -17,6 +24,7 @@ def tidy() -> dict[str, int] | State[Any]:
     """Remove orphans and spent rows, check a share of the raw frames by their hash, write receipts left out."""
     parts: dict[str, State[Any]] = {
         "frames_found": find_forgotten(return_state=True),
+        "missions_reopened": reopen_overlooked_missions(return_state=True),
         "receipts_written": tell_nodes(return_state=True),
         "objects_removed": tidy_lake(return_state=True),
         "rows_removed": prune_archive(return_state=True),

@@ -12,13 +12,17 @@ import logging
 import math
 import re
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlmodel import Session, col, func, select
+from sqlalchemy import false, insert, literal, true
+from sqlalchemy import text as sql
+from sqlmodel import Session, col, func, or_, select
 
+from starloom.archive.columns import UtcDateTime
 from starloom.archive.engine import database_now
-from starloom.archive.models import Frame, RawCheck
+from starloom.archive.models import NOT_COPIED, Frame, RawCheck
 from starloom.frames import sha256_of
 from starloom.lake import Lake, ObjectMissing, connect
 from starloom.settings import Settings
@@ -34,6 +38,10 @@ RUNS_A_DAY = 24
 NEW_AT_ONCE = 500
 #: Seconds after which a run leaves the rest to the next.
 ENOUGH_S = 1800.0
+#: When an object was checked that has never been.
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+#: From so many objects on, PostgreSQL's estimate of their number will do.
+MANY = 100_000
 _HASH = re.compile(r"/([0-9a-f]{64})\.fits(?:\.fz)?$")
 
 
@@ -73,7 +81,7 @@ def scrub(hub: Hub) -> dict[str, int]:
     if copy is not None:
         copy.prepare()
     until = time.monotonic() + ENOUGH_S
-    with hub.archive.session() as session:
+    with hub.archive.transaction() as session:
         due = due_objects(session, hub.settings.scrub_days, with_copy=copy is not None)
     for key, version in due:
         check, copied = check_object(hub.lake, copy, key, version)
@@ -92,20 +100,55 @@ def scrub(hub: Hub) -> dict[str, int]:
 
 def due_objects(session: Session, days: int, *, with_copy: bool) -> list[tuple[str, str | None]]:
     """Return key and version of the raw objects to be checked now."""
-    objects = (
-        select(Frame.raw_key, func.max(Frame.raw_version).label("version"), RawCheck.checked_at)
-        .join(RawCheck, col(RawCheck.key) == Frame.raw_key, isouter=True)
-        .where(col(Frame.raw_key).startswith("raw/"))
-        .group_by(col(Frame.raw_key), col(RawCheck.checked_at))
+    _note_new(session)
+    share = math.ceil(about_how_many(session) / (days * RUNS_A_DAY))
+    oldest = (
+        select(RawCheck.key, RawCheck.version).order_by(col(RawCheck.checked_at), col(RawCheck.key)).limit(share)
     )
-    total = session.exec(select(func.count()).select_from(objects.subquery())).one()
-    share = math.ceil(total / (days * RUNS_A_DAY))
-    oldest = objects.order_by(col(RawCheck.checked_at).asc().nulls_first(), col(Frame.raw_key)).limit(share)
     found = list(session.exec(oldest).all())
     if with_copy:
-        uncopied = objects.where(col(RawCheck.copy_state).is_(None)).order_by(col(Frame.raw_key))
+        uncopied = select(RawCheck.key, RawCheck.version).where(sql(NOT_COPIED)).order_by(col(RawCheck.key))
         found += session.exec(uncopied.limit(NEW_AT_ONCE)).all()
-    return list({str(key): version for key, version, _ in found}.items())
+    return list(dict(found).items())
+
+
+def _note_new(session: Session) -> None:
+    """Give every raw object a row that has none, as one never checked; looks only at frames of late.
+
+    Of late: since two days before the newest row was checked. So a hub that did not run for a month looks back for
+    a month, and one that never did at everything.
+    """
+    newest = session.exec(select(func.max(RawCheck.checked_at))).one()
+    lately: Any = true()
+    if newest is not None:
+        since = newest - timedelta(days=2)
+        # A frame that was set aside and taken up again has its raw key since then.
+        lately = or_(col(Frame.received_at) >= since, col(Frame.disposition_at) >= since)
+    row: list[Any] = [
+        Frame.raw_key,
+        func.max(Frame.raw_version),
+        literal(NEVER, UtcDateTime),
+        literal("ok"),
+        false(),
+    ]
+    new = (
+        select(*row)
+        .join(RawCheck, col(RawCheck.key) == Frame.raw_key, isouter=True)
+        .where(col(Frame.raw_key).startswith("raw/"), col(RawCheck.key).is_(None), lately)
+        .group_by(col(Frame.raw_key))
+    )
+    columns = ["key", "version", "checked_at", "state", "alert"]
+    session.connection().execute(insert(RawCheck).from_select(columns, new))
+
+
+def about_how_many(session: Session) -> int:
+    """Return about how many raw objects there are: exactly where they are few, else as the database estimates."""
+    if session.connection().dialect.name == "postgresql":
+        guess = "SELECT CAST(reltuples AS BIGINT) FROM pg_class WHERE oid = CAST('raw_check' AS regclass)"
+        known = int(session.connection().execute(sql(guess)).scalar_one())
+        if known >= MANY:
+            return known
+    return session.exec(select(func.count()).select_from(RawCheck)).one()
 
 
 def check_object(lake: Lake, copy: Lake | None, key: str, version: str | None) -> tuple[RawCheck, bool]:
@@ -132,7 +175,9 @@ def check_object(lake: Lake, copy: Lake | None, key: str, version: str | None) -
     detail = None
     if damaged:
         detail = f"object: {state}; second copy: {copy_state or 'none is configured'}"
-    return RawCheck(key=key, state=state, copy_state=copy_state, detail=detail, alert=damaged), copied
+    return RawCheck(
+        key=key, version=version, state=state, copy_state=copy_state, detail=detail, alert=damaged
+    ), copied
 
 
 def _state(path: Path, wanted: str) -> str:

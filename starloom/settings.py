@@ -179,6 +179,9 @@ class Settings(BaseSettings):
     recalibrate: bool = False
     #: Frames per task: a task run costs the Prefect server about 0.4 CPU-s.
     chunk_size: int = 8
+    #: Frames per run of process-frames, which costs some 5 CPU-s to start. A run must be through its frames within
+    #: ten minutes, or `sweep` takes them for lost: more where frames are small and many.
+    batch_size: int = Field(default=64, gt=0)
     #: Frames that get a page with picture and summary, shown with the run: every one, those that failed, a sample
     #: (one an instrument and outcome in an hour of its night), or none.
     quicklook: Literal["all", "failed", "sample", "none"] = "sample"

@@ -37,6 +37,9 @@ _EPOCH = re.compile(r"^stacks/(?P<mission>[^/]+)/r(?P<n>\d+)/e(?P<epoch>\d+)/")
 
 #: Instruments that one sweep learns at most: a lesson of 400 frames takes a second or two.
 LESSONS = 20
+#: How far back changes are looked for that could make a stack stale: with every sweep, and with every `tidy`.
+LOOK_BACK_S = 3600.0
+THOROUGH_S = 2 * 86400.0
 #: Objects that one short look into the archive decides about.
 PAGE = 500
 
@@ -71,9 +74,9 @@ def due_batches(hub: Hub, *, limit: int = 512, waiting: Collection[str] = ()) ->
     for frame in spent:
         log.error("quarantined: %s", frame.disposition_hint, extra=frames.subject_of(frame))
         tell_spent(hub, frame)
-    return batches(rest, "retry", chunk_size=hub.settings.chunk_size) + batches(
-        lost, "retry alone", chunk_size=1, batch_size=1
-    )
+    settings = hub.settings
+    again = batches(rest, "retry", chunk_size=settings.chunk_size, batch_size=settings.batch_size)
+    return again + batches(lost, "retry alone", chunk_size=1, batch_size=1)
 
 
 def find_forgotten(hub: Hub, *, limit: int = 512) -> int:
@@ -111,11 +114,20 @@ def tell_nodes(hub: Hub, *, after_s: float = 600.0, limit: int = 50) -> int:
     return written
 
 
-def reopen_stale_missions(hub: Hub) -> int:
-    """Set missions COMPLETE again where the newest revision is behind what is known of their frames."""
+def reopen_stale_missions(hub: Hub, *, thorough: bool = False) -> int:
+    """Set missions COMPLETE again where the newest revision is behind what is known of their frames.
+
+    Looked at are the missions that something has changed of in the last hour. ``thorough``: in the last two days,
+    and a share of all that there are.
+    """
     reopened = 0
+    with hub.archive.session() as session:
+        quiet_s = hub.settings.late_quiet_s
+        changed = staleness.recently_changed(session, quiet_s + (THOROUGH_S if thorough else LOOK_BACK_S))
+        if thorough:
+            changed |= staleness.share_of_all(session, int(database_now(session).timestamp() // 3600))
     with hub.archive.transaction() as session:
-        stale = staleness.stale_missions(session, hub.settings.late_quiet_s)
+        stale = staleness.stale_missions(session, quiet_s, changed)
         for mission_id, status in [(one.id, one.status) for one in stale]:
             mission = claims.locked_mission(session, mission_id, skip=True)
             if mission is None or mission.status != status:
@@ -186,22 +198,22 @@ def tidy_lake(hub: Hub) -> int:
     removed = hub.lake.abort_stale_uploads(hub.settings.orphan_grace_s)
     with hub.archive.session() as session:
         horizon = database_now(session) - timedelta(seconds=hub.settings.orphan_grace_s)
-    for item in orphans(hub, horizon):
-        now = hub.lake.stat(item.key)
+    for key in orphans(hub, horizon):
+        now = hub.lake.stat(key)
         if now is None or now.modified > horizon:
             continue  # gone, or written anew since it was listed: its row may be on its way
-        hub.lake.delete(item.key)
-        log.info("lake: removed %s, of which the archive knows nothing", item.key)
+        hub.lake.delete(key)
+        log.info("lake: removed %s, of which the archive knows nothing", key)
         removed += 1
     return removed
 
 
-def orphans(hub: Hub, horizon: datetime) -> Iterator[Stored]:
-    """Yield the derived objects and products, not newer than the horizon, of which the archive knows nothing."""
+def orphans(hub: Hub, horizon: datetime) -> Iterator[str]:
+    """Yield the keys of derived objects and products, not newer than the horizon, that the archive does not know."""
     for prefix in ("masters/", "calibrated/", "solved/", "sources/", "quicklook/"):
         for page in _pages(hub, prefix, horizon):
             with hub.archive.session() as session:
-                unknown = [item for item in page if not results.is_referenced(session, item.key)]
+                unknown = results.unreferenced(session, [item.key for item in page])
             yield from unknown
     for page in _pages(hub, "stacks/", horizon):
         alive: dict[tuple[str, str, str], bool] = {}
@@ -215,7 +227,7 @@ def orphans(hub: Hub, horizon: datetime) -> Iterator[Stored]:
                 if place not in alive:
                     alive[place] = claims.epoch_is_alive(session, place[0], int(place[1]), int(place[2]))
                 if not alive[place]:
-                    dead.append(item)
+                    dead.append(item.key)
         yield from dead
 
 

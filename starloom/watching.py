@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from sqlalchemy import text as sql
 from sqlmodel import Session, and_, case, col, func, select
 
 from starloom.archive import conditions
 from starloom.archive.conditions import Measured
 from starloom.archive.engine import database_now
-from starloom.archive.models import Condition, Frame, Mission, Node, StatusEvent
+from starloom.archive.models import WAITING, Condition, Frame, Mission, Node, StatusEvent
 from starloom.settings import Settings
 
 if TYPE_CHECKING:
@@ -141,9 +142,7 @@ def full_queues(session: Session, settings: Settings) -> Iterator[Measured]:
     """Measure how many frames wait, how long the first has, and how long the first mission waits for its stack."""
     now = database_now(session)
     # A frame with something to be done has a time for it, parked or not.
-    busy = select(func.count(), func.min(Frame.received_at)).where(
-        Frame.disposition == "active", col(Frame.ready_at).is_(None), col(Frame.next_attempt_at).is_not(None)
-    )
+    busy = select(func.count(), func.min(Frame.received_at)).where(sql(WAITING), col(Frame.ready_at).is_(None))
     count, oldest = session.exec(busy).one()
     hours = 0.0 if oldest is None else (now - oldest).total_seconds() / 3600
     said = f"{count} frames wait, the first for {hours:.1f} h. "

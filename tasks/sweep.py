@@ -112,6 +112,12 @@ def reopen_stale_missions() -> int:
 
 
 @task(**retrying(UPKEEP_S))
+def reopen_overlooked_missions() -> int:
+    """Do the same for what sweep does not look at any more: changes of two days, and a share of all stacks."""
+    return sweeping.reopen_stale_missions(current_hub(), thorough=True)
+
+
+@task(**retrying(UPKEEP_S))
 def watch() -> int:
     """Tell which nodes have fallen silent, which queues and disks fill, and when that is over."""
     server = get_current_settings().api  # as this run reaches it, in a container too

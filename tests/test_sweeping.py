@@ -136,7 +136,7 @@ def test_objects_of_a_mission_nobody_knows_are_orphans(hub: Hub) -> None:
 def test_solved_copies_and_source_lists_without_a_row_go(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeping, "PAGE", 2)
     solved, sources = keys.solved("T1", START, "f", 3), keys.sources("T1", START, "f", 3)
-    add_frame(hub, solved_key=solved, sources_key=sources)
+    add_frame(hub, id="f", solved_key=solved, sources_key=sources)
     for key in (solved, sources):
         put(hub, key)
     orphans = [put(hub, keys.solved("T1", START, "f", i)) for i in (1, 2, 4, 5, 6)]
@@ -151,7 +151,7 @@ def test_solved_copies_and_source_lists_without_a_row_go(hub: Hub, monkeypatch: 
 def test_pages_masters_and_calibrated_pixels_without_a_row_go(hub: Hub) -> None:
     page = put(hub, keys.quicklook("T1", START, "f", 3))
     calibrated = put(hub, "calibrated/T1/20261008/f/3.fits.fz")
-    add_frame(hub, quicklook_key=page, calibrated_key=calibrated)
+    add_frame(hub, id="f", quicklook_key=page, calibrated_key=calibrated)
     orphans = [
         put(hub, keys.quicklook("T1", START, "f", 2)),
         put(hub, "calibrated/T1/20261008/f/2.fits.fz"),

@@ -7,13 +7,13 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import case, text
+from sqlalchemy import text as sql
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, or_, select
 
 from starloom.archive.engine import database_now
-from starloom.archive.frames import LOST_AFTER_S, MOSAIC, add_flags, is_settled, locked, put_down, touch
-from starloom.archive.models import STEPS, Announcement, Frame
+from starloom.archive.frames import LOST_AFTER_S, add_flags, is_settled, locked, put_down, touch
+from starloom.archive.models import UNSETTLED, Announcement, Frame
 
 
 def discover(
@@ -134,7 +134,7 @@ def _hold_place(session: Session, frame: Frame) -> None:
     """
     if session.connection().dialect.name == "postgresql":
         place = f"{frame.node_id} {frame.start_utc} {frame.obs_req} {frame.kind}"
-        lock = text("SELECT pg_advisory_xact_lock(hashtextextended(:place, 0))")
+        lock = sql("SELECT pg_advisory_xact_lock(hashtextextended(:place, 0))")
         session.connection().execute(lock, {"place": place})
 
 
@@ -215,15 +215,8 @@ def in_flight_of(session: Session, obs_reqs: Collection[str]) -> dict[str, int]:
         col(Announcement.arrived_at).is_(None),
         col(Announcement.expires_at) > database_now(session),
     )
-    # `is_settled` in SQL: a page of missions may have a hundred thousand frames.
-    last = case((col(Frame.plane) == MOSAIC, col(Frame.calibrate)), else_=col(Frame.measure))
     unsettled = select(Frame.obs_req, func.count()).where(
-        col(Frame.obs_req).in_(obs_reqs),
-        Frame.disposition == "active",
-        Frame.kind == "light",
-        col(Frame.ready_at).is_(None),
-        last == "pending",
-        *(getattr(Frame, step) != "failed" for step in STEPS),
+        sql(UNSETTLED), col(Frame.obs_req).in_(obs_reqs), Frame.kind == "light", col(Frame.ready_at).is_(None)
     )
     counts: Counter[str] = Counter()
     for query, column in ((announced, Announcement.obs_req), (unsettled, Frame.obs_req)):

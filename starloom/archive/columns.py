@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, CheckConstraint, DateTime, Dialect, String
+from sqlalchemy import JSON, CheckConstraint, DateTime, Dialect, Index, String
+from sqlalchemy import text as sql
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field
 
@@ -49,6 +50,12 @@ def one_of(table: str, column: str, values: tuple[str, ...], *, nullable: bool =
     words = ", ".join(f"'{value}'" for value in values)
     rule = f"{column} IN ({words})" + (f" OR {column} IS NULL" if nullable else "")
     return CheckConstraint(rule, name=f"ck_{table}_{column}")
+
+
+def partial(name: str, where: str, *columns: Any, unique: bool = False) -> Index:
+    """Return an index of the rows for which a condition holds: small where they are few, whatever the history."""
+    condition = sql(where)
+    return Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
 
 
 def text(length: int, *, default: Any = ..., **options: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete
@@ -29,6 +29,8 @@ from starloom.errors import BadInput, Conflict
 SPENT = "retries-spent"
 #: Code of a try that ended with its run.
 CUT_OFF = "run-lost"
+#: How far back `quarantined_by_code` looks, days.
+RECENT_D = 30
 #: Tries of a frame that its history keeps.
 KEPT = 20
 
@@ -176,10 +178,11 @@ def attempts_at(session: Session, frame_id: str) -> list[dict[str, Any]]:
 
 
 def quarantined_by_code(session: Session) -> Sequence[tuple[str, int, datetime | None]]:
-    """Return code, number and earliest time of the frames set aside, by code."""
+    """Return code, number and earliest time of the frames set aside in the last `RECENT_D` days, by code."""
+    since = database_now(session) - timedelta(days=RECENT_D)
     found = session.exec(
         select(Frame.disposition_code, func.count(), func.min(Frame.disposition_at))
-        .where(Frame.disposition == "quarantined")
+        .where(Frame.disposition == "quarantined", col(Frame.disposition_at) >= since)
         .group_by(col(Frame.disposition_code))
         .order_by(col(Frame.disposition_code))
     ).all()

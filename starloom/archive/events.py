@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, literal, update
+from sqlalchemy import text as sql
 from sqlmodel import Session, and_, col, func, or_, select
 
 from starloom.archive.claims import HELD
@@ -256,7 +257,9 @@ def newest_claim(session: Session) -> datetime | None:
 def surplus_runs(session: Session, within_s: float) -> int:
     """Count the runs that found their mission taken, for events not older than ``within_s``."""
     since = database_now(session) - timedelta(seconds=within_s)
-    total = select(func.sum(StatusEvent.surplus_runs)).where(StatusEvent.created_at >= since)
+    total = select(func.sum(StatusEvent.surplus_runs)).where(
+        sql("surplus_runs > 0"), StatusEvent.created_at >= since
+    )
     return session.exec(total).one() or 0
 
 

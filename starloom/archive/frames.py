@@ -12,12 +12,12 @@ from datetime import timedelta
 from typing import Any, Literal
 from uuid import UUID, uuid5
 
-from sqlalchemy import case
+from sqlalchemy import text as sql
 from sqlmodel import Session, col, or_, select
 
 from starloom.archive.claims import locked_mission
 from starloom.archive.engine import database_now
-from starloom.archive.models import STEPS, Frame
+from starloom.archive.models import STEPS, UNSETTLED, WAITING, Frame
 from starloom.errors import BadInput
 
 Step = Literal["ingest", "calibrate", "solve", "measure"]
@@ -88,7 +88,9 @@ def find(session: Session, name_or_id: str) -> Frame:
     )
     found = session.exec(newest).first()
     if found is None and len(name_or_id) >= SHORT_ID - 2 and set(name_or_id) <= set("0123456789abcdef"):
-        some = session.exec(select(Frame).where(col(Frame.id).startswith(name_or_id)).limit(2)).all()
+        # A range, where LIKE would find no index under most collations: "g" comes after every digit of an id.
+        begins = (col(Frame.id) >= name_or_id, col(Frame.id) < name_or_id + "g")
+        some = session.exec(select(Frame).where(*begins).limit(2)).all()
         if len(some) > 1:
             raise BadInput(
                 f"several frames' ids begin with {name_or_id}", code="ambiguous-id", hint="Give more of it."
@@ -309,7 +311,7 @@ def due(session: Session, limit: int) -> Sequence[Frame]:
     """Return frames whose next attempt is due, longest waiting first."""
     return session.exec(
         select(Frame)
-        .where(Frame.disposition == "active", col(Frame.next_attempt_at) <= database_now(session))
+        .where(sql(WAITING), col(Frame.next_attempt_at) <= database_now(session))
         .order_by(col(Frame.next_attempt_at))
         .limit(limit)
     ).all()
@@ -320,17 +322,7 @@ def forgotten(session: Session, limit: int) -> Sequence[str]:
 
     No step leaves a frame so; a row changed by hand or restored from a backup may be.
     """
-    done = case(
-        (col(Frame.kind) != "light", col(Frame.ingest)),
-        (col(Frame.plane) == MOSAIC, col(Frame.calibrate)),
-        else_=col(Frame.measure),
-    )
-    query = select(Frame.id).where(
-        Frame.disposition == "active",
-        col(Frame.next_attempt_at).is_(None),
-        done == "pending",
-        *(getattr(Frame, step) != "failed" for step in STEPS),
-    )
+    query = select(Frame.id).where(sql(UNSETTLED), col(Frame.next_attempt_at).is_(None))
     return session.exec(query.limit(limit)).all()
 
 
@@ -356,4 +348,4 @@ def list_frames(
         query = query.where(Frame.node_id == node)
     if disposition is not None:
         query = query.where(Frame.disposition == disposition)
-    return session.exec(query.order_by(col(Frame.received_at).desc(), col(Frame.id)).limit(limit)).all()
+    return session.exec(query.order_by(col(Frame.received_at).desc(), col(Frame.id).desc()).limit(limit)).all()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import text as sql
 from sqlmodel import Session, col, func, or_, select
 
-from starloom.archive.models import Frame, Instrument, LearntInstrument, Solution
+from starloom.archive.models import ACTIVE_LIGHT, Frame, Instrument, LearntInstrument, Solution
 
 #: Frames of an instrument that are needed before anything is learnt, and the most that one lesson takes.
 FIRST_LESSON = 5
@@ -36,9 +37,9 @@ def solutions_of(session: Session, instrument_id: int, *, limit: int = LESSON) -
         select(Solution)
         .join(Frame, col(Frame.id) == Solution.frame_id)
         .where(
+            sql(ACTIVE_LIGHT),
             Frame.instrument_id == instrument_id,
             col(Solution.current).is_(True),
-            Frame.disposition == "active",
             or_(col(Solution.distortion).is_not(None), col(Solution.offset_ra_deg).is_not(None)),
         )
         .order_by(col(Frame.start_utc).desc(), col(Solution.id).desc())

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import text as sql
 from sqlmodel import Session, col, func, or_, select
 
 from starloom.archive.frames import MOSAIC
-from starloom.archive.models import Calibration, Frame, Instrument, Master, Node
+from starloom.archive.models import ACTIVE_LIGHT, Calibration, Frame, Instrument, Master, Node
 from starloom.errors import BadInput
 
 CALIBRATION_KINDS = ("bias", "dark", "flat")
@@ -112,9 +113,8 @@ def lights(session: Session, instrument_id: int, *, limit: int) -> Sequence[Fram
     return session.exec(
         select(Frame)
         .where(
+            sql(ACTIVE_LIGHT),
             Frame.instrument_id == instrument_id,
-            Frame.kind == "light",
-            Frame.disposition == "active",
             Frame.ingest == "ok",
             col(Frame.start_utc).is_not(None),
             or_(col(Frame.plane).is_(None), Frame.plane == MOSAIC),
@@ -127,8 +127,32 @@ def lights(session: Session, instrument_id: int, *, limit: int) -> Sequence[Fram
 def instruments_with_news(session: Session, *, lights_needed: int) -> list[int]:
     """Return instruments that have received calibration frames, or enough lights, since their last master.
 
-    Cheap: counts only. Whether anything is to be built, `starloom.mastering` finds out.
+    Lights matter to those alone that have no dark: defects are learnt from them. A few looks into an index for
+    each instrument, however many frames there are. `starloom.mastering` finds out what is to be built.
     """
+    sent: list[Any] = [Frame.instrument_id == Instrument.id, Frame.disposition == "active", Frame.ingest == "ok"]
+    newest = [
+        select(func.max(Frame.received_at)).where(*sent, Frame.kind == kind).scalar_subquery()
+        for kind in (*CALIBRATION_KINDS, "light")
+    ]
+    enough = select(Frame.id).where(*sent, Frame.kind == "light").offset(lights_needed - 1).limit(1)
+    made, has_dark = _last_made(session)
+    found = []
+    for instrument, *calibrations, light, many in session.exec(
+        select(Instrument.id, *newest, enough.scalar_subquery()).order_by(col(Instrument.id))  # type: ignore[call-overload]
+    ).all():
+        last = made.get((instrument, False))
+        news = any(at is not None and (last is None or at > last) for at in calibrations)
+        mapped = made.get((instrument, True))
+        if many is not None and instrument not in has_dark:
+            news = news or mapped is None or light > mapped
+        if news:
+            found.append(instrument)
+    return found
+
+
+def _last_made(session: Session) -> tuple[dict[tuple[int, bool], datetime], set[int]]:
+    """Return when an instrument's last master was made, defect maps apart, and which instruments have a dark."""
     made: dict[tuple[int, bool], datetime] = {}
     for instrument_id, kind, newest in session.exec(
         select(Master.instrument_id, Master.kind, func.max(Master.created_at)).group_by(
@@ -137,24 +161,8 @@ def instruments_with_news(session: Session, *, lights_needed: int) -> list[int]:
     ).all():
         key = (instrument_id, kind == "defects")
         made[key] = max(newest, made.get(key, newest))
-    found: set[int] = set()
-    is_light = col(Frame.kind) == "light"
-    for instrument, light, count, newest in session.exec(
-        select(Frame.instrument_id, is_light, func.count(), func.max(Frame.received_at))
-        .where(
-            col(Frame.instrument_id).is_not(None),
-            Frame.disposition == "active",
-            Frame.ingest == "ok",
-            col(Frame.kind).in_((*CALIBRATION_KINDS, "light")),
-        )
-        .group_by(col(Frame.instrument_id), is_light)
-    ).all():
-        assert instrument is not None
-        last = made.get((instrument, bool(light)))
-        enough = count >= lights_needed if light else True
-        if enough and (last is None or newest > last):
-            found.add(instrument)
-    return sorted(found)
+    darks = select(Master.instrument_id).where(Master.kind == "dark", col(Master.current).is_(True)).distinct()
+    return made, set(session.exec(darks).all())
 
 
 def instruments(session: Session, *, node: str | None = None) -> Sequence[Instrument]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
+from sqlalchemy import text as sql
 from sqlalchemy import update
 from sqlmodel import Session, col, func, select
 
-from starloom.archive import arrivals, dispositions, frames
+from starloom.archive import arrivals, counting, dispositions, frames
 from starloom.archive.claims import locked_mission
 from starloom.archive.engine import database_now
 from starloom.archive.models import (
     MISSION_STATES,
+    STRAY,
     Frame,
     Instrument,
     Mission,
@@ -123,7 +126,7 @@ def adopt_strays(session: Session, mission_ids: Collection[str], limit: int | No
     """
     strays = (
         select(Frame.id)
-        .where(col(Frame.mission_id).is_(None), col(Frame.obs_req).in_(mission_ids))
+        .where(sql(STRAY), col(Frame.obs_req).in_(mission_ids))
         .order_by(col(Frame.id))
         .limit(limit)
     )
@@ -243,11 +246,7 @@ def describe(session: Session, mission_id: str) -> dict[str, Any]:
     from starloom.archive import staleness
 
     mission = get_mission(session, mission_id)
-    found = session.exec(select(Frame).where(Frame.obs_req == mission_id)).all()
-    counts: dict[str, int] = {}
-    for frame in found:
-        state = frames.state_of(frame)
-        counts[state] = counts.get(state, 0) + 1
+    counts = counting.frames_by_state(session, Frame.obs_req == mission_id)
     revisions = session.exec(
         select(Revision).where(Revision.mission_id == mission_id).order_by(col(Revision.epoch))
     ).all()
@@ -263,7 +262,7 @@ def describe(session: Session, mission_id: str) -> dict[str, Any]:
     changes = staleness.why_stale(session, mission_id).get(mission_id, [])
     return {
         "mission": mission.model_dump(),
-        "frames": [{"state": state, "count": count} for state, count in sorted(counts.items())],
+        "frames": [{"state": state, "count": count} for state, (count, _) in sorted(counts.items())],
         "in_flight": arrivals.in_flight(session, mission_id),
         "stale": [vars(change) for change in changes],
         "stale_because": staleness.in_words(changes),
@@ -302,18 +301,35 @@ def register_node(session: Session, node_id: str, **values: Any) -> Node:
 
 
 def list_nodes(session: Session) -> list[dict[str, Any]]:
-    """Return every node that is registered or has sent something, with the number of its frames."""
-    counts = dict(session.exec(select(Frame.node_id, func.count()).group_by(Frame.node_id)).all())
+    """Return every node that is registered or has sent something, when it was heard, and its last day's frames.
+
+    A look into an index for each node, however many frames there are.
+    """
     registered = {node.id: node for node in session.exec(select(Node)).all()}
-    return [
-        {
-            "id": node_id,
-            "registered": node_id in registered,
-            "frames": counts.get(node_id, 0),
-            **(registered[node_id].model_dump(exclude={"id"}) if node_id in registered else {}),
-        }
-        for node_id in sorted({*counts, *registered})
-    ]
+    heard = _heard(session)
+    rows = []
+    for node_id in sorted({*registered, *heard}):
+        heard_at, count = heard.get(node_id, (None, 0))
+        row = {"id": node_id, "registered": node_id in registered, "heard_at": heard_at, "frames_last_day": count}
+        known = registered.get(node_id)
+        rows.append(row | (known.model_dump(exclude={"id"}) if known else {}))
+    return rows
+
+
+def _heard(session: Session) -> dict[str, tuple[datetime, int]]:
+    """Return when each node that frames came from was last heard, and how many it sent in the last day.
+
+    From each node to the next in the index, past all frames between.
+    """
+    first = select(func.min(Frame.node_id).label("id")).cte("sender", recursive=True)
+    following = select(func.min(Frame.node_id)).where(Frame.node_id > first.c.id).scalar_subquery()
+    sender = first.union_all(select(following).where(first.c.id.is_not(None)))
+    newest = select(func.max(Frame.received_at)).where(Frame.node_id == sender.c.id)
+    since = database_now(session) - timedelta(days=1)
+    lately = select(func.count()).where(Frame.node_id == sender.c.id, col(Frame.received_at) >= since)
+    asked = select(sender.c.id, newest.scalar_subquery(), lately.scalar_subquery())
+    found: Any = session.exec(asked.where(sender.c.id.is_not(None)))
+    return {node_id: (heard_at, count) for node_id, heard_at, count in found.all()}
 
 
 def band_of(session: Session, node_id: str, filter_name: str | None) -> str:

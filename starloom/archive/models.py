@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, CheckConstraint, Index, String, UniqueConstra
 from sqlalchemy import text as sql
 from sqlmodel import Field, SQLModel
 
-from starloom.archive.columns import json, one_of, text, time, utc_now
+from starloom.archive.columns import json, one_of, partial, text, time, utc_now
 
 MISSION_STATES = ("OPEN", "COMPLETE", "STACKING", "STACKED", "FAILED", "CANCELLED")
 FRAME_KINDS = ("light", "bias", "dark", "flat", "unknown")
@@ -18,6 +18,23 @@ MASTER_KINDS = ("bias", "dark", "flat", "defects")
 DISPOSITIONS = ("active", "duplicate", "quarantined", "withdrawn")
 REVISION_STATES = ("claimed", "bound", "published", "unchanged", "failed", "expired")
 TRACKS = ("sidereal", "moving")
+#: A frame with a step to do. This and what follows is SQL text, because a database takes a partial index only for
+#: a query that says the same.
+UNSETTLED = (
+    "disposition = 'active' AND ingest <> 'failed' AND calibrate <> 'failed' AND solve <> 'failed' "
+    "AND measure <> 'failed' AND CASE WHEN kind <> 'light' THEN ingest WHEN plane = 'CFA' THEN calibrate "
+    "ELSE measure END = 'pending'"
+)
+#: A frame that somebody is to look at again: under way, parked, or to be done again.
+WAITING = "disposition = 'active' AND next_attempt_at IS NOT NULL"
+#: A light frame that `bind` or the search for defects may take.
+ACTIVE_LIGHT = "kind = 'light' AND disposition = 'active'"
+SET_ASIDE = "disposition <> 'active'"
+#: A frame that came before its mission, or without one.
+STRAY = "mission_id IS NULL AND obs_req IS NOT NULL"
+UNTOLD = "status = 'published' AND told_at IS NULL"
+DAMAGED = "state <> 'ok' OR copy_state <> 'ok'"
+NOT_COPIED = "copy_state IS NULL"
 #: What a check of stored bytes may find.
 CHECK_STATES = ("ok", "mismatch", "missing")
 EVENT_STATES = ("open", "claimed", "superseded")
@@ -31,11 +48,14 @@ class Mission(SQLModel, table=True):
         one_of("mission", "status", MISSION_STATES),
         CheckConstraint("ra_deg >= 0 AND ra_deg < 360", name="ck_mission_ra"),
         CheckConstraint("dec_deg >= -90 AND dec_deg <= 90", name="ck_mission_dec"),
+        Index("ix_mission_created", "created_at"),
+        # How many are in a state, and the longest there.
+        Index("ix_mission_changed", "status", "status_changed_at"),
     )
 
     id: str = text(64, primary_key=True)
     title: str = text(255, default="")
-    status: str = text(16, default="OPEN", index=True)
+    status: str = text(16, default="OPEN")
     ra_deg: float | None = None
     dec_deg: float | None = None
     ephemeris: dict[str, Any] | None = json()
@@ -100,28 +120,36 @@ class Frame(SQLModel, table=True):
         one_of("frame", "disposition", DISPOSITIONS),
         *(one_of("frame", step, STEP_STATES) for step in STEPS),
         # Identity: the same pixels from the same node and start are one frame of a mission.
-        Index(
+        partial(
             "uq_frame_identity",
+            "disposition = 'active' AND pixel_digest IS NOT NULL",
             "node_id",
             "start_utc",
             "pixel_digest",
             "obs_req",
             unique=True,
-            sqlite_where=sql("disposition = 'active' AND pixel_digest IS NOT NULL"),
-            postgresql_where=sql("disposition = 'active' AND pixel_digest IS NOT NULL"),
         ),
-        Index("ix_frame_due", "disposition", "next_attempt_at"),
+        # Work to do: the cost of looking for it is that of the work, not that of the history.
+        partial("ix_frame_waiting", WAITING, "next_attempt_at"),
+        partial("ix_frame_unsettled", UNSETTLED, "obs_req"),
+        partial("ix_frame_stray", STRAY, "obs_req"),
+        # What has changed lately: what may make a stack stale.
+        partial("ix_frame_ready", "ready_at IS NOT NULL", "ready_at"),
+        partial("ix_frame_set_aside", "disposition_at IS NOT NULL", "disposition_at"),
+        # Lists, newest first.
+        Index("ix_frame_arrived", "received_at", "id"),
+        partial("ix_frame_set_aside_arrived", SET_ASIDE, "disposition", "received_at", "id"),
+        Index("ix_frame_of_node", "node_id", "received_at", "id"),
+        # What an instrument has sent: its newest lights, and whether there is anything new.
+        partial("ix_frame_lights", ACTIVE_LIGHT, "instrument_id", "start_utc"),
+        Index("ix_frame_news", "instrument_id", "kind", "received_at"),
         # The earlier frames of an instrument in a band, newest first: photometry's history.
         Index("ix_frame_history", "instrument_id", "band", "start_utc"),
-        # When a node was last heard, and its last day: looked at every few minutes.
-        Index("ix_frame_received", "node_id", "received_at"),
-        # Everybody's last day, for metrics.
-        Index("ix_frame_received_at", "received_at"),
     )
 
     id: str = Field(default_factory=lambda: uuid4().hex, primary_key=True, sa_type=String(32))
     name: str = text(255, index=True)
-    node_id: str = text(64, index=True)
+    node_id: str = text(64)
     obs_req: str | None = text(64, default=None, index=True)
     """The mission's id as the name says it, whether or not such a mission exists yet."""
     mission_id: str | None = text(64, default=None, foreign_key="mission.id", index=True)
@@ -141,7 +169,7 @@ class Frame(SQLModel, table=True):
     raw_version: str | None = text(128, default=None)
     raw_sha256: str | None = text(64, default=None)
     raw_bytes: int | None = Field(default=None, sa_type=BigInteger)
-    pixel_digest: str | None = text(64, default=None, index=True)
+    pixel_digest: str | None = text(64, default=None)
     calibrated_key: str | None = text(512, default=None)
     """The calibrated pixels with mask and variance; None: nothing was done, the raw ones are taken."""
     calibrated_version: str | None = text(128, default=None)
@@ -207,9 +235,16 @@ class RawCheck(SQLModel, table=True):
     """When the bytes of a raw object were last compared with the hash in its key, and whether a second copy is."""
 
     __tablename__ = "raw_check"
-    __table_args__ = (one_of("raw_check", "state", CHECK_STATES), Index("ix_raw_check_due", "checked_at"))
+    __table_args__ = (
+        one_of("raw_check", "state", CHECK_STATES),
+        Index("ix_raw_check_due", "checked_at", "key"),
+        partial("ix_raw_check_damaged", DAMAGED, "checked_at"),
+        partial("ix_raw_check_not_copied", NOT_COPIED, "key"),
+    )
 
     key: str = text(512, primary_key=True)
+    version: str | None = text(128, default=None)
+    """Which of the object's versions is meant; None: the newest."""
     checked_at: datetime = time(default=utc_now)
     state: str = text(12)
     copy_state: str | None = text(12, default=None)
@@ -235,6 +270,7 @@ class Master(SQLModel, table=True):
     __table_args__ = (
         one_of("master", "kind", MASTER_KINDS),
         Index("ix_master_current", "instrument_id", "kind", "current"),
+        Index("ix_master_key", "key"),
     )
 
     id: int | None = Field(default=None, primary_key=True)
@@ -347,6 +383,7 @@ class Photometry(SQLModel, table=True):
     """Seeing, sky and zero point of a frame under one solution."""
 
     __tablename__ = "photometry"
+    __table_args__ = (Index("ix_photometry_created", "created_at"),)
 
     id: int | None = Field(default=None, primary_key=True)
     frame_id: str = text(32, foreign_key="frame.id", index=True)
@@ -416,7 +453,10 @@ class StatusEvent(SQLModel, table=True):
     """Written by the database itself whenever a mission's status really changes."""
 
     __tablename__ = "status_event"
-    __table_args__ = (one_of("status_event", "state", EVENT_STATES),)
+    __table_args__ = (
+        one_of("status_event", "state", EVENT_STATES),
+        partial("ix_status_event_surplus", "surplus_runs > 0", "created_at"),
+    )
 
     id: int | None = Field(default=None, primary_key=True)
     mission_id: str = text(64, foreign_key="mission.id", index=True)
@@ -441,21 +481,11 @@ class Revision(SQLModel, table=True):
     __table_args__ = (
         one_of("revision", "status", REVISION_STATES),
         UniqueConstraint("mission_id", "epoch", name="uq_revision_epoch"),
-        Index(
-            "uq_revision_published",
-            "mission_id",
-            "n",
-            unique=True,
-            sqlite_where=sql("status = 'published'"),
-            postgresql_where=sql("status = 'published'"),
-        ),
-        Index(
-            "uq_revision_held",
-            "mission_id",
-            unique=True,
-            sqlite_where=sql("status IN ('claimed', 'bound')"),
-            postgresql_where=sql("status IN ('claimed', 'bound')"),
-        ),
+        partial("uq_revision_published", "status = 'published'", "mission_id", "n", unique=True),
+        partial("uq_revision_held", "status IN ('claimed', 'bound')", "mission_id", unique=True),
+        partial("ix_revision_untold", UNTOLD, "id"),
+        Index("ix_revision_claimed", "claimed_at"),
+        partial("ix_revision_published", "status = 'published'", "published_at"),
     )
 
     id: int | None = Field(default=None, primary_key=True)
@@ -470,7 +500,7 @@ class Revision(SQLModel, table=True):
     input_hash: str | None = text(64, default=None)
     parameters: dict[str, Any] | None = json()
     coadd_version: int | None = None
-    claimed_at: datetime = time(default=utc_now, index=True)
+    claimed_at: datetime = time(default=utc_now)
     bound_at: datetime | None = time()
     published_at: datetime | None = time()
     told_at: datetime | None = time()
@@ -483,6 +513,8 @@ class RevisionInput(SQLModel, table=True):
     """The exact inputs of a revision, written once by bind; weights and reasons follow at publication."""
 
     __tablename__ = "revision_input"
+    # Every receipt asks how its frame entered the newest stack.
+    __table_args__ = (Index("ix_revision_input_frame", "frame_id"),)
 
     revision_id: int = Field(primary_key=True, foreign_key="revision.id")
     frame_id: str = text(32, primary_key=True, foreign_key="frame.id")

@@ -9,12 +9,14 @@ from astropy import units as u
 from astropy_healpix import HEALPix
 from numpy.typing import NDArray
 from sqlalchemy import delete
-from sqlmodel import Session, col, select
+from sqlmodel import Session, and_, col, select
 
 from starloom.archive.models import Frame, FrameCell, Photometry, Solution
 
 #: 0.46° cells: a frame of a degree touches a dozen of them, a wide-field one of 10° some 600.
 NSIDE = 128
+#: Cells of frames near a point that are looked at: a field's source lists are alike, its visits may be thousands.
+NEAR = 1000
 _GRID = HEALPix(nside=NSIDE, order="nested")
 #: `Solution.catalog` of frames that were solved against the network's own stars.
 OWN_CATALOG = "own"
@@ -77,11 +79,11 @@ def source_lists_near(
     on. ``besides`` is a frame to be left out.
     """
     wanted = _GRID.cone_search_lonlat(ra_deg * u.deg, dec_deg * u.deg, max(radius_deg, 1e-6) * u.deg)
-    near = select(FrameCell.frame_id).where(col(FrameCell.cell).in_(int(cell) for cell in wanted)).distinct()
+    near = select(FrameCell.frame_id).where(col(FrameCell.cell).in_(int(cell) for cell in wanted)).limit(NEAR)
     rows = session.exec(
         select(Frame, Solution, Photometry)
         .join(Solution, col(Solution.frame_id) == Frame.id)
-        .join(Photometry, col(Photometry.solution_id) == Solution.id)
+        .join(Photometry, and_(Photometry.frame_id == Frame.id, Photometry.solution_id == Solution.id))
         .where(
             col(Frame.id).in_(near),
             Frame.id != besides,

@@ -6,11 +6,13 @@ transaction that files the new photometry, so no stack ever binds half of each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlmodel import Session, col, or_, select
+from sqlmodel import Session, and_, col, select
 
 from starloom.archive.claims import HELD
+from starloom.archive.frames import MOSAIC, plane_ids
 from starloom.archive.models import (
     Calibration,
     Conditions,
@@ -22,6 +24,7 @@ from starloom.archive.models import (
     Solution,
 )
 from starloom.archive.positions import index_frame
+from starloom.lake.keys import frame_of
 
 
 def current_solution(session: Session, frame_id: str) -> Solution | None:
@@ -65,11 +68,13 @@ def add_solution(session: Session, frame: Frame, solution: Solution) -> None:
 def add_photometry(session: Session, frame: Frame, solution: Solution, photometry: Photometry) -> None:
     """File a frame's photometry and make it, and the solution it was measured under, the current ones."""
     _retire(session, Photometry, frame.id)
-    _retire(session, Solution, frame.id)
     solution = session.merge(solution)
-    solution.current = photometry.current = True
+    photometry.current = True
     session.add(photometry)
-    _index(session, solution)
+    if not solution.current:
+        _retire(session, Solution, frame.id)
+        solution.current = True
+        _index(session, solution)
     session.flush()
 
 
@@ -102,7 +107,11 @@ def history(session: Session, frame_id: str) -> list[dict[str, Any]]:
     """Return every solution of a frame, newest first, with the photometry measured under it."""
     found = session.exec(
         select(Solution, Photometry)
-        .join(Photometry, col(Photometry.solution_id) == Solution.id, isouter=True)
+        .join(
+            Photometry,
+            and_(Photometry.frame_id == Solution.frame_id, Photometry.solution_id == Solution.id),
+            isouter=True,
+        )
         .where(Solution.frame_id == frame_id)
         .order_by(col(Solution.id).desc(), col(Photometry.id).desc())
     ).all()
@@ -122,28 +131,39 @@ def history(session: Session, frame_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def is_referenced(session: Session, key: str) -> bool:
-    """Tell whether an object of the lake is still wanted.
+def unreferenced(session: Session, keys: Sequence[str]) -> list[str]:
+    """Return those objects of the lake that are wanted no more: masters, and what was made of frames.
 
     Solved copies and calibrated pixels of earlier solutions are wanted only while a run that has bound them holds
-    its mission: raw frames and masters are kept, so they can be made again.
+    its mission: raw frames and masters are kept, so they can be made again. The frame's id stands in the key of
+    what was made of it, so that nothing is searched for; a mosaic's pixels are its planes' too.
     """
+    masters = [key for key in keys if frame_of(key) is None]
+    ids = {frame_id for key in keys if (frame_id := frame_of(key)) is not None}
+    for mosaic in session.exec(select(Frame).where(col(Frame.id).in_(ids), Frame.plane == MOSAIC)).all():
+        ids |= set(plane_ids(mosaic))
+    derived: list[tuple[Any, Any]] = [
+        (Solution, Solution.solved_key),
+        (Photometry, Photometry.sources_key),
+        (Calibration, Calibration.key),
+    ]
+    frames: list[Any] = [Frame.solved_key, Frame.sources_key, Frame.calibrated_key, Frame.quicklook_key]
     queries: list[Any] = [
-        select(Frame.id).where(
-            or_(
-                Frame.solved_key == key,
-                Frame.sources_key == key,
-                Frame.calibrated_key == key,
-                Frame.quicklook_key == key,
-            )
+        select(*frames).where(col(Frame.id).in_(ids)),
+        select(Master.key).where(col(Master.key).in_(masters)),
+        *(
+            select(column).where(col(table.frame_id).in_(ids), col(table.current).is_(True))
+            for table, column in derived
         ),
-        select(Master.id).where(Master.key == key),
-        select(Solution.id).where(Solution.solved_key == key, col(Solution.current).is_(True)),
-        select(Photometry.id).where(Photometry.sources_key == key, col(Photometry.current).is_(True)),
-        select(Calibration.id).where(Calibration.key == key, col(Calibration.current).is_(True)),
-        select(Solution.id)
+        select(Solution.solved_key)
         .join(RevisionInput, col(RevisionInput.solution_id) == Solution.id)
         .join(Revision, col(Revision.id) == RevisionInput.revision_id)
-        .where(Solution.solved_key == key, col(Revision.status).in_(HELD)),
+        .where(
+            col(RevisionInput.frame_id).in_(ids), col(Solution.frame_id).in_(ids), col(Revision.status).in_(HELD)
+        ),
     ]
-    return any(session.exec(query.limit(1)).first() is not None for query in queries)
+    wanted: set[str | None] = set()
+    for query in queries:
+        for row in session.exec(query).all():
+            wanted |= {row} if isinstance(row, str) or row is None else set(row)
+    return [key for key in keys if key not in wanted]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from sqlalchemy import text as sql
 from sqlalchemy import update
 from sqlmodel import Session, col, func, select
 
 from starloom.archive.claims import HELD
 from starloom.archive.engine import database_now
-from starloom.archive.models import Frame, Photometry, Revision, RevisionInput
+from starloom.archive.models import UNTOLD, Frame, Photometry, Revision, RevisionInput
 
 
 def held_epochs(session: Session) -> set[tuple[str, int, int]]:
@@ -45,9 +46,7 @@ def untold(session: Session, after_s: float, limit: int) -> list[tuple[int, list
     before = database_now(session) - timedelta(seconds=after_s)
     found = session.exec(
         select(Revision.id)
-        .where(
-            Revision.status == "published", col(Revision.told_at).is_(None), col(Revision.published_at) < before
-        )
+        .where(sql(UNTOLD), col(Revision.published_at) < before)
         .order_by(col(Revision.id))
         .limit(limit)
     ).all()

@@ -172,7 +172,7 @@ def every_frame_where(
         ``bad-condition``.
     """
     exact = [col(COLUMNS[name]) == value for name, value in values.items() if value is not None]
-    query = _where(conditions).where(*exact).order_by(col(Frame.received_at).desc(), col(Frame.id))
+    query = _where(conditions).where(*exact).order_by(col(Frame.received_at).desc(), col(Frame.id).desc())
     return session.exec(query.limit(limit)).all()
 
 

@@ -7,7 +7,7 @@ were calibrated otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,10 +19,24 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session, and_, col, func, or_, select
 
 from starloom.archive.engine import database_now
-from starloom.archive.models import Calibration, Frame, Mission, Photometry, Revision, RevisionInput, Solution
+from starloom.archive.models import (
+    Calibration,
+    Frame,
+    Mission,
+    Photometry,
+    Revision,
+    RevisionInput,
+    Solution,
+)
 
 #: Code of a mission that FAILED because none of its frames could be used.
 NO_FRAMES = "no-usable-frames"
+#: How far back a look goes that is told nothing else.
+DAY_S = 86400.0
+#: Hours in which every stack is looked at once, whether anything of it is known to have changed.
+ROUND_H = 168
+#: Missions that one statement asks about.
+PAGE = 500
 MOVED_PX = 0.1
 ZERO_POINT_MAG = 0.01
 
@@ -51,31 +65,63 @@ class Change:
     amount: float | None = None
 
 
-def stale_missions(session: Session, quiet_s: float) -> list[Mission]:
+def recently_changed(session: Session, within_s: float) -> set[str]:
+    """Return the missions of which anything has changed lately that could make a stack stale.
+
+    The cost is that of what has changed, whatever the archive's age.
+    """
+    since = database_now(session) - timedelta(seconds=within_s)
+    changed: list[Any] = [
+        select(Frame.obs_req).where(col(Frame.ready_at) >= since),
+        select(Frame.obs_req).where(Frame.disposition != "active", col(Frame.disposition_at) >= since),
+        select(Frame.obs_req)
+        .join(Photometry, col(Photometry.frame_id) == Frame.id)
+        .where(col(Photometry.created_at) >= since),
+        # A frame may have become READY while the stack was being made.
+        select(Revision.mission_id).where(Revision.status == "published", col(Revision.published_at) >= since),
+    ]
+    return {mission for query in changed for mission in session.exec(query.distinct()).all() if mission}
+
+
+def share_of_all(session: Session, hour: int) -> set[str]:
+    """Return the stacked missions whose turn it is: every one once in `ROUND_H` hours, changed or not.
+
+    What nobody noticed when it happened (no sweep ran for days, rows were put back from a backup) is found so.
+    """
+    last = session.exec(select(func.max(Revision.id))).one() or 0
+    first, until = (last * turn // ROUND_H for turn in (hour % ROUND_H, hour % ROUND_H + 1))
+    mine = (Revision.status == "published", col(Revision.id) > first, col(Revision.id) <= until)
+    return set(session.exec(select(Revision.mission_id).where(*mine).distinct()).all())
+
+
+def stale_missions(session: Session, quiet_s: float, among: Collection[str] | None = None) -> list[Mission]:
     """Return missions whose newest revision is behind what the archive knows, quiet for ``quiet_s``.
 
     They are STACKED, or FAILED for want of a usable frame that they have by now. A frame done again is compared
-    once: what does not matter is noted in the row, so that later sweeps pass it over.
+    once: what does not matter is noted in the row, so that later sweeps pass it over. Only stacks of ``among`` are
+    looked at; None: of what changed in the last day.
     """
     horizon = database_now(session) - timedelta(seconds=quiet_s)
     latest: dict[str, datetime] = dict(_missions_with_a_first_frame(session))
-    for mission_id, change in _changes(session, None, note=True):
+    looked_at = recently_changed(session, DAY_S) if among is None else among
+    for mission_id, change in _changes(session, looked_at, note=True):
         latest[mission_id] = max(change.at, latest.get(mission_id, change.at))
     stale = [mission_id for mission_id, moment in latest.items() if moment <= horizon]
     found: list[Mission] = []
-    for i in range(0, len(stale), 500):  # a statement takes only so many parameters
-        page = select(Mission).where(col(Mission.id).in_(stale[i : i + 500])).order_by(col(Mission.id))
-        found += session.exec(page).all()
+    for page in _pages(stale):
+        found += session.exec(select(Mission).where(col(Mission.id).in_(page)).order_by(col(Mission.id))).all()
     return found
 
 
 def why_stale(session: Session, mission_id: str | None = None) -> dict[str, list[Change]]:
     """Return, by mission, why the newest stacks are stale; changes nothing.
 
-    ``mission_id`` asks for one mission alone. A stack that is not stale, or is being made again, is not there.
+    ``mission_id`` asks for one mission alone, None for those that something has changed of in the last day. A
+    stack that is not stale, or is being made again, is not there.
     """
+    among = recently_changed(session, DAY_S) if mission_id is None else [mission_id]
     found: dict[str, list[Change]] = {}
-    for stale, change in _changes(session, mission_id, note=False):
+    for stale, change in _changes(session, among, note=False):
         found.setdefault(stale, []).append(change)
     return found
 
@@ -116,29 +162,38 @@ def _missions_with_a_first_frame(session: Session) -> Sequence[tuple[str, dateti
     return [(mission_id, moment) for mission_id, moment in found if moment is not None]
 
 
-def _newest(mission_id: str | None) -> Any:
-    """Return a subquery of the newest published revision of STACKED missions, or of one."""
-    only = [] if mission_id is None else [Revision.mission_id == mission_id]
-    tops = (
-        select(Revision.mission_id, func.max(Revision.n).label("n"))
-        .where(Revision.status == "published", *only)
-        .group_by(col(Revision.mission_id))
-        .subquery()
+def _pages(missions: Collection[str]) -> Iterator[Sequence[str]]:
+    """Yield missions in order, so many at a time as a statement takes."""
+    ordered = sorted(missions)
+    for i in range(0, len(ordered), PAGE):
+        yield ordered[i : i + PAGE]
+
+
+def _newest(missions: Sequence[str]) -> Any:
+    """Return a subquery of the newest published revision of those of the missions that are STACKED."""
+    newer = aliased(Revision)
+    later = select(newer.id).where(
+        newer.mission_id == Revision.mission_id, newer.n > Revision.n, newer.status == "published"
     )
     return (
         select(col(Revision.id).label("id"), col(Revision.mission_id).label("mission_id"), Revision.published_at)
         .join(Mission, col(Mission.id) == Revision.mission_id)
-        .join(tops, (tops.c.mission_id == Revision.mission_id) & (tops.c.n == Revision.n))
-        .where(Revision.status == "published", Mission.status == "STACKED")
+        .where(
+            col(Revision.mission_id).in_(missions),
+            Revision.status == "published",
+            Mission.status == "STACKED",
+            ~later.exists(),
+        )
         .subquery()
     )
 
 
-def _changes(session: Session, mission_id: str | None, *, note: bool) -> Iterator[tuple[str, Change]]:
-    newest = _newest(mission_id)
-    yield from _late_frames(session, newest)
-    yield from _frames_gone(session, newest)
-    yield from _changed_inputs(session, newest, note=note)
+def _changes(session: Session, missions: Collection[str], *, note: bool) -> Iterator[tuple[str, Change]]:
+    for page in _pages(missions):
+        newest = _newest(page)
+        yield from _late_frames(session, newest)
+        yield from _frames_gone(session, newest)
+        yield from _changed_inputs(session, newest, note=note)
 
 
 def _late_frames(session: Session, newest: Any) -> Iterator[tuple[str, Change]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,8 +77,10 @@ def status(json: JsonOption = False) -> None:
         emit_rows(seen["services"], ["service", "state", "detail"], as_json=False, title="Services")
         if seen["paused"]:
             emit_rows(seen["paused"], ["part", "since", "why"], as_json=False, title="Paused", whole=["part"])
-        emit_rows(seen["frames"], ["state", "count", "oldest"], as_json=False, title="Frames")
-        emit_rows(seen["missions"], ["status", "count"], as_json=False, title="Missions")
+        title = "Frames under way, and those that came in the last day"
+        emit_rows(seen["frames"], ["state", "count", "oldest"], as_json=False, title=title)
+        title = "Missions with something to do, and those that ended in the last month"
+        emit_rows(seen["missions"], ["status", "count"], as_json=False, title=title)
         emit_rows(seen["stale"], ["mission_id", "why"], as_json=False, title="Stale stacks", whole=["mission_id"])
         columns = ["what", "id", "since", "why", "next", "when"]
         emit_rows(seen["stuck"], columns, as_json=False, title="What waits, and what will happen", whole=["id"])

@@ -12,7 +12,10 @@ from starloom.cli.output import JsonOption, emit_json, emit_rows, say
 
 app = typer.Typer(help="Nodes: register, list, revoke.", no_args_is_help=True)
 
-COLUMNS = ["id", "registered", "frames", "name", "owner", "filters", "site_lat_deg", "site_lon_deg", "access_key"]
+COLUMNS = [
+    "id", "registered", "heard_at", "frames_last_day", "name", "owner", "filters", "site_lat_deg", "site_lon_deg",
+    "access_key",
+]  # fmt: skip
 
 
 def parse_filters(pairs: list[str]) -> dict[str, str]:
@@ -77,7 +80,7 @@ def register(
         emit_json({**row, **secret})
         return
     emit_rows([row], COLUMNS, as_json=False, title="Node", whole=["id", "access_key"])
-    if filters and row["frames"]:
+    if filters and row["heard_at"]:
         say("Its frames have these bands now; a stack follows with `starloom mission restack`.")
     if secret:
         say_key(secret)

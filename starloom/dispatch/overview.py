@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import make_url
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session
 
-from starloom.archive import Archive, frames, staleness
+from starloom.archive import Archive, counting, staleness
 from starloom.archive.events import open_events, surplus_runs
-from starloom.archive.models import Frame, Mission
 from starloom.dispatch.embedded import Embedded
 from starloom.dispatch.heartbeat import Heartbeat
 from starloom.dispatch.pausing import paused
@@ -102,24 +101,9 @@ def _ping_prefect(settings: Settings) -> None:
 
 
 def _waiting(session: Session) -> dict[str, Any]:
-    states: dict[str, dict[str, Any]] = {}
-
-    def add(state: str, count: int, oldest: Any) -> None:
-        if count:
-            states[state] = {"state": state, "count": count, "oldest": oldest}
-
-    counted = select(func.count(), func.min(Frame.received_at))
-    add("ready", *session.exec(counted.where(col(Frame.ready_at).is_not(None))).one())
-    for name in ("duplicate", "quarantined", "withdrawn"):
-        add(name, *session.exec(counted.where(Frame.disposition == name)).one())
-    rest = session.exec(select(Frame).where(Frame.disposition == "active", col(Frame.ready_at).is_(None))).all()
-    for name in sorted({frames.state_of(frame) for frame in rest}):
-        some = [frame.received_at for frame in rest if frames.state_of(frame) == name]
-        add(name, len(some), min(some))
-    missions = session.exec(select(Mission.status, func.count()).group_by(Mission.status)).all()
     return {
-        "frames": list(states.values()),
-        "missions": [{"status": status, "count": count} for status, count in missions],
+        "frames": counting.frames_now(session),
+        "missions": counting.missions_now(session),
         "stale": [
             {"mission_id": mission_id, "why": staleness.in_words(changes)}
             for mission_id, changes in sorted(staleness.why_stale(session).items())

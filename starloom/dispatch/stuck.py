@@ -6,12 +6,14 @@ from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import text as sql
+from sqlalchemy import union
 from sqlmodel import Session, col, or_, select
 
 from starloom.archive import dispositions, events
 from starloom.archive.claims import HELD
 from starloom.archive.engine import database_now
-from starloom.archive.models import Frame, Mission, RawCheck, Revision
+from starloom.archive.models import DAMAGED, WAITING, Frame, Mission, RawCheck, Revision
 from starloom.dispatch.relay import EVENTS_FIRST
 from starloom.dispatch.rest import PrefectApi
 
@@ -56,10 +58,14 @@ def _open_events(session: Session, relay_alive: bool) -> list[dict[str, Any]]:
 
 def _missions_in_hand(session: Session, now: datetime) -> list[dict[str, Any]]:
     rows = []
+    in_hand = union(
+        select(Mission.id).where(Mission.status == "STACKING"),
+        select(Revision.mission_id).where(col(Revision.status).in_(HELD)),
+    )
     found = session.exec(
         select(Mission, Revision)
         .join(Revision, (col(Revision.mission_id) == Mission.id) & col(Revision.status).in_(HELD), isouter=True)
-        .where(or_(Mission.status == "STACKING", col(Revision.id).is_not(None)))
+        .where(col(Mission.id).in_(in_hand))
         .order_by(col(Mission.status_changed_at))
         .limit(MOST)
     ).all()
@@ -99,8 +105,7 @@ def _frames(session: Session) -> list[dict[str, Any]]:
     parked = session.exec(
         select(Frame.received_at, Frame.in_hand, Frame.last_error, Frame.next_attempt_at)
         .where(
-            Frame.disposition == "active",
-            col(Frame.next_attempt_at).is_not(None),
+            sql(WAITING),
             or_(Frame.attempts > 0, col(Frame.in_hand).is_not(None)),
         )
         .order_by(col(Frame.next_attempt_at))
@@ -131,12 +136,7 @@ def _set_aside(session: Session) -> list[dict[str, Any]]:
 
 
 def _damaged(session: Session) -> list[dict[str, Any]]:
-    found = session.exec(
-        select(RawCheck)
-        .where(or_(RawCheck.state != "ok", col(RawCheck.copy_state).in_(("mismatch", "missing"))))
-        .order_by(col(RawCheck.checked_at))
-        .limit(MOST)
-    ).all()
+    found = session.exec(select(RawCheck).where(sql(DAMAGED)).order_by(col(RawCheck.checked_at)).limit(MOST)).all()
     then = "nothing by itself: put the good one of its copies back, or ask its node for the frame"
     return [_row("raw object", check.key, check.checked_at, check.detail or check.state, then) for check in found]
 

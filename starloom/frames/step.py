@@ -77,7 +77,8 @@ def discover(hub: Hub) -> list[FrameBatch]:
         frame_id = _register(hub, item)
         if frame_id is not None:
             found.append(frame_id)
-    return batches(found, "frames", chunk_size=hub.settings.chunk_size)
+    settings = hub.settings
+    return batches(found, "frames", chunk_size=settings.chunk_size, batch_size=settings.batch_size)
 
 
 def _announcements_first(listed: Iterable[Stored]) -> Iterator[Stored]:

@@ -22,6 +22,7 @@ ANNOUNCEMENT_SUFFIX = ".announce.json"
 
 _DATE = re.compile(r"\d{8}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_OF_FRAME = re.compile(r"(?:calibrated|solved|sources|quicklook)/[^/]+/\d{8}/([^/]+)/[^/]+", re.ASCII)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._\-]+")
 
 
@@ -161,6 +162,12 @@ def sources(node: str, start_utc: datetime, frame_id: str, attempt_or_digest: st
 def quicklook(node: str, start_utc: datetime, frame_id: str, attempt_or_digest: str | int) -> str:
     """Return where the page that shows a frame and its solution lies."""
     return _join("quicklook", node, _day(start_utc), frame_id, f"{attempt_or_digest}.png")
+
+
+def frame_of(key: str) -> str | None:
+    """Return the id of the frame that an object was made of; None where its key names none."""
+    match = _OF_FRAME.fullmatch(key)
+    return match[1] if match else None
 
 
 def stack(mission: str, n: int, epoch: int, band: str, pointing: int, track: str = "sidereal") -> str:

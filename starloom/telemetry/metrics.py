@@ -22,7 +22,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
-from starloom.archive import Archive, conditions, counting, events
+from starloom.archive import Archive, conditions, events, metering
 from starloom.archive.engine import database_now
 from starloom.dispatch.load import load_of
 from starloom.dispatch.rest import PrefectApi
@@ -132,31 +132,31 @@ def archive_metrics(archive: Archive) -> Iterator[Metric]:
     """
     with archive.session() as session:
         now = database_now(session)
-        arrived = counting.arrived(session)
-        waiting = counting.waiting(session)
-        stacking = counting.stacking(session)
+        arrived = metering.arrived(session)
+        waiting = metering.waiting(session)
+        stacking = metering.stacking(session)
         oldest = events.oldest_open(session)
         lasting = Counter(condition.kind for condition in conditions.lasting(session))
         samples: Samples = _arrived(arrived) | {
             "starloom_archive_up": _one(1),
-            "starloom_archive_size_bytes": _one(counting.size_bytes(session)),
+            "starloom_archive_size_bytes": _one(metering.size_bytes(session)),
             "starloom_frames_waiting": [((one.step,), one.frames) for one in waiting],
             "starloom_frames_waiting_oldest_seconds": [((one.step,), _ages(now, one.oldest)) for one in waiting],
-            "starloom_missions": [((status,), n) for status, n in counting.missions_by_status(session).items()],
-            "starloom_events_open": [((asks,), n) for asks, n in counting.open_by_wish(session).items()],
+            "starloom_missions": [((status,), n) for status, n in metering.missions_by_status(session).items()],
+            "starloom_events_open": [((asks,), n) for asks, n in metering.open_by_wish(session).items()],
             "starloom_event_oldest_seconds": _one(_ages(now, oldest[1] if oldest else None)),
             "starloom_claims_held": _one(stacking.held),
             "starloom_missions_outstanding": _one(stacking.held + len(events.awaited(session))),
             "starloom_claims": [((status,), n) for status, n in stacking.ended.items()],
-            "starloom_surplus_runs": _one(events.surplus_runs(session, counting.DAY.total_seconds())),
+            "starloom_surplus_runs": _one(events.surplus_runs(session, metering.DAY.total_seconds())),
             "starloom_conditions": [((kind,), n) for kind, n in lasting.items()],
         }
     yield from _metrics(samples)
     yield _histogram("starloom_stack_seconds", stacking.seconds, STACK_BOUNDS_S)
 
 
-def _arrived(groups: list[counting.Arrived]) -> Samples:
-    shown = counting.largest(groups, MAX_NODES)
+def _arrived(groups: list[metering.Arrived]) -> Samples:
+    shown = metering.largest(groups, MAX_NODES)
     states, hours, refused = Counter[tuple[str, str]](), Counter[str](), Counter[tuple[str, str]]()
     solved, judged = Counter[str](), Counter[str]()
     for group in groups:

@@ -12,6 +12,7 @@ from starloom.archive import Archive, claims, dispositions, frames, giving_back,
 from starloom.archive.engine import database_now
 from starloom.archive.giving_back import Budget
 from starloom.archive.models import Calibration, Frame, Instrument, Master, Mission, Node, Photometry, Solution
+from starloom.lake import keys
 
 START = datetime(2025, 12, 1, 1, 30, tzinfo=UTC)
 SCALE = 2.0 / 3600
@@ -214,11 +215,11 @@ def test_what_only_history_speaks_of_may_go(archive: Archive, frame: Frame) -> N
     with archive.transaction() as session:
         first = results.current_solution(session, frame.id)
         assert first is not None
-        first.solved_key = "solved/first"
-    done_again(archive, frame.id, solved_key="solved/second")
+        first.solved_key = keys.solved("T42", START, frame.id, "first")
+    second = keys.solved("T42", START, frame.id, "second")
+    done_again(archive, frame.id, solved_key=second)
     with archive.session() as session:
-        assert not results.is_referenced(session, "solved/first")
-        assert results.is_referenced(session, "solved/second")
+        assert results.unreferenced(session, [second, first.solved_key]) == [first.solved_key]
 
 
 def test_moved_px_is_what_was_moved() -> None:

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from pydantic import SecretStr
 from sqlalchemy import event, text
 
-from starloom.archive import Archive, counting, missions
+from starloom.archive import Archive, metering, missions
 from starloom.archive.models import Condition, Frame, Revision, StatusEvent
 from starloom.dispatch.health import Health
 from starloom.settings import Settings
@@ -235,7 +235,7 @@ def test_two_who_ask_at_once_cost_one_look(
     filled: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
-    monkeypatch.setattr(counting, "missions_by_status", lambda _: looks.append(1) or {})
+    monkeypatch.setattr(metering, "missions_by_status", lambda _: looks.append(1) or {})
     registry: CollectorRegistry = registry_of(Settings(home=tmp_path), filled, None)
     assert looks == []  # registering asks nothing
     for _ in range(3):

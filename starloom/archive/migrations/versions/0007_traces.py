@@ -1,10 +1,10 @@
-"""trace contexts of frames and announcements; indexes for what the last day brought."""
+"""trace contexts of frames and announcements; events by their age, which pruning asks for."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
@@ -12,6 +12,4 @@ depends_on = None
 def upgrade() -> None:
     for table in ("frame", "announcement"):
         op.add_column(table, sa.Column("traceparent", sa.String(length=55), nullable=True))
-    op.create_index("ix_frame_received_at", "frame", ["received_at"], unique=False)
     op.create_index("ix_status_event_created_at", "status_event", ["created_at"], unique=False)
-    op.create_index("ix_revision_claimed_at", "revision", ["claimed_at"], unique=False)
