@@ -18,16 +18,19 @@ INFRA = Path(__file__).parents[2] / "infra"
 ENDS = {"prefect-migrate", "setup"}
 
 
-def config(folder: Path, variables: dict[str, str], *files: str) -> subprocess.CompletedProcess[str]:
+def config(folder: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Let docker-compose resolve the file; no engine is asked."""
     found = shutil.which("docker-compose")
     if found is None:
         raise FileNotFoundError("docker-compose not found: install Debian's `docker-compose`")
     env_file = folder / ".env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
-    words = [word for name in ("compose.yaml", *files) for word in ("-f", str(INFRA / name))]
     return subprocess.run(
-        [found, "--project-directory", str(INFRA), "--env-file", str(env_file), *words, "config"],
+        [
+            found,
+            *("--project-directory", str(INFRA), "-f", str(INFRA / "compose.yaml")),
+            *("--env-file", str(env_file), "config"),
+        ],
         env={"PATH": os.environ["PATH"], "HOME": str(folder)},
         capture_output=True,
         text=True,
@@ -42,7 +45,7 @@ def variables() -> dict[str, str]:
 
 @pytest.fixture
 def resolved(tmp_path: Path, variables: dict[str, str]) -> dict[str, Any]:
-    done = config(tmp_path, variables, "compose.dask.yaml")
+    done = config(tmp_path, variables)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = yaml.safe_load(done.stdout)
     return found
@@ -68,13 +71,12 @@ def test_every_service_is_bounded_restarted_and_of_an_image_that_can_be_named(re
     for name, service in resolved["services"].items():
         assert service["logging"]["options"] == {"max-file": "5", "max-size": "10m"}, name
         assert service["restart"] == ("no" if name in ENDS else "unless-stopped"), name
-        assert "mem_limit" in service or name == "dask-worker", name  # Dask keeps its own bound
+        assert "mem_limit" in service, name
         assert "healthcheck" in service, name
         assert service["security_opt"] == ["no-new-privileges"], name
-    for path in (INFRA / "compose.yaml", INFRA / "compose.dask.yaml"):
-        images = re.findall(r"^\s+image: (.*)$", path.read_text(), re.MULTILINE)
-        assert images
-        assert [image for image in images if not re.fullmatch(r'"\$\{\w+_IMAGE:-[\w./:-]+\}"', image)] == []
+    images = re.findall(r"^\s+image: (.*)$", (INFRA / "compose.yaml").read_text(), re.MULTILINE)
+    assert images
+    assert [image for image in images if not re.fullmatch(r'"\$\{\w+_IMAGE:-[\w./:-]+\}"', image)] == []
 
 
 def test_no_job_shares_a_network_with_prefects_database(resolved: dict[str, Any]) -> None:

@@ -45,10 +45,12 @@ class Stacked:
         return found
 
     def wait_until_stacked(self, revision: int) -> None:
+        ask = "SELECT status, failure_code, (SELECT max(n) FROM revision WHERE status = 'published') FROM mission"
+
         def stacked() -> bool:
-            seen = self.show()
-            assert seen["mission"]["status"] != "FAILED", seen["mission"]
-            return seen["mission"]["status"] == "STACKED" and seen["products"][-1]["n"] == revision
+            status, failure, newest = self.stack.sql("archive", ask).split("|")
+            assert status != "FAILED", failure
+            return (status, newest) == ("STACKED", str(revision))
 
         wait_for(f"revision {revision}", stacked, 300)
 

@@ -50,7 +50,7 @@ class Stack:
     folder: Path
     variables: dict[str, str]
 
-    def compose(self, *words: str, stdin: str | None = None) -> str:
+    def compose(self, *words: str) -> str:
         """Run docker-compose as an operator does in infra/."""
         infra = checkout() / "infra"
         done = subprocess.run(
@@ -60,7 +60,7 @@ class Stack:
                 *("--env-file", str(self.folder / ".env"), *words),
             ],
             env={**os.environ, "DOCKER_HOST": self.engine.host},
-            input=stdin or "",  # never the terminal of whoever runs the tests
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
@@ -72,27 +72,34 @@ class Stack:
         self.compose("up", "--detach", "--no-color")
         wait_for("the stack's health", lambda: set(self.health().values()) <= {"healthy", "running"}, 180)
 
+    def containers(self, *filters: str) -> list[str]:
+        """Return the ids of the stack's containers, ended ones too; asking the engine is cheaper than compose."""
+        words = [word for one in filters for word in ("--filter", f"label={one}")]
+        mine = ("--filter", f"label=com.docker.compose.project={NAME}")
+        return self.engine.run("ps", "--all", "--quiet", "--no-trunc", *mine, *words).split()
+
+    def id_of(self, service: str) -> str:
+        (found,) = self.containers(f"com.docker.compose.service={service}")
+        return found
+
     def health(self) -> dict[str, str]:
         """Return ``healthy``, ``starting``, …, or ``running`` where a service has no check, by service."""
         found = {}
-        for container in self.compose("ps", "--quiet").split():
+        for container in self.containers():
             said = self.engine.inspect(container)
             state = said["State"]
-            service = said["Config"]["Labels"]["com.docker.compose.service"]
             if state["Status"] != "exited" or state["ExitCode"] != 0:
+                service = said["Config"]["Labels"]["com.docker.compose.service"]
                 found[service] = state.get("Health", {}).get("Status") or state["Status"]
         return found
 
-    def id_of(self, service: str) -> str:
-        return self.compose("ps", "--quiet", service).strip()
-
     def starloom(self, *words: str) -> Any:
         """Run a command of starloom in the relay's container, and return its JSON."""
-        return json.loads(self.compose("exec", "-T", "relay", "starloom", *words, "--json"))
+        return json.loads(self.engine.run("exec", self.id_of("relay"), "starloom", *words, "--json"))
 
     def python(self, script: str) -> str:
         """Run a script in the relay's container."""
-        return self.compose("exec", "-T", "relay", "python3", "-", stdin=script)
+        return self.engine.run("exec", self.id_of("relay"), "python3", "-c", script)
 
     def sql(self, database: str, statement: str) -> str:
         """Ask one of the databases, ``archive`` or ``prefect``, as its own user."""
@@ -101,7 +108,7 @@ class Stack:
             "prefect": ("prefect", "PREFECT_DATABASE_PASSWORD"),
         }[database]
         url = f"postgresql://{user}:{self.variables[secret]}@127.0.0.1/{user}"
-        return self.compose("exec", "-T", f"{database}-db", "psql", "-Atq", url, "-c", statement)
+        return self.engine.run("exec", self.id_of(f"{database}-db"), "psql", "-Atq", url, "-c", statement)
 
     def outside(self, *words: str, env: dict[str, str] | None = None, frames: Path | None = None) -> str:
         """Run a program where nodes and volunteers are: beyond the proxy, with its certificate alone."""

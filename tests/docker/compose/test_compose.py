@@ -35,13 +35,16 @@ print(hashlib.sha256(r.urlopen(sys.argv[1]).read()).hexdigest())
 #: Prints which of ``host:port`` take a connection.
 REACH = """
 import socket, sys
-for word in sys.argv[1:]:
+from concurrent.futures import ThreadPoolExecutor
+def opens(word):
     host, port = word.split(":")
     try:
         socket.create_connection((host, int(port)), 3).close()
-        print(word)
+        return True
     except OSError:
-        pass
+        return False
+with ThreadPoolExecutor(32) as pool:
+    print(*(word for word, opened in zip(sys.argv[1:], pool.map(opens, sys.argv[1:])) if opened))
 """
 
 
