@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine, event, text
-from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlmodel import Session
 
+from starloom.archive.schema import refuse_newer, schema_of
 from starloom.errors import Unavailable
 
 BUSY_TIMEOUT_MS = 30_000
@@ -107,13 +108,24 @@ class Archive:
                 code="archive-unavailable",
             ) from error
 
+    @property
+    def url(self) -> URL:
+        """Where the database is; it may hold a password."""
+        return self._url
+
     def ping(self) -> None:
         """Raise `Unavailable` unless the database answers."""
         with self.session() as session:
             database_now(session)
 
     def migrate(self, revision: str = "head") -> None:
-        """Bring the schema to a revision; put the status trigger and, at the newest, the ObsCore view in place."""
+        """Bring the schema to a revision; put the status trigger and, at the newest, the ObsCore view in place.
+
+        Raises
+        ------
+        StarloomError
+            ``archive-newer``: a later release has migrated it.
+        """
         from alembic import command
         from alembic.config import Config
         from alembic.script import ScriptDirectory
@@ -123,6 +135,7 @@ class Archive:
         config = Config()
         config.set_main_option("script_location", str(files("starloom.archive") / "migrations"))
         with self._speaking(), self.engine.connect() as connection:
+            refuse_newer(repr(self), schema_of(connection))
             config.attributes["connection"] = connection
             obscore.drop_view(connection)
             command.upgrade(config, revision)

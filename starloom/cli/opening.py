@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +58,15 @@ def open_hub() -> Hub:
 
     settings = open_settings()
     return Hub(settings, _connect(settings), _open_archive(settings, create=False))
+
+
+def open_hub_to_restore() -> Hub:
+    """Return lake and archive of the settings, whatever state the archive is in, or none."""
+    from starloom.hub import Hub
+
+    hub = Hub.open(open_settings())
+    _OPEN.extend((hub.archive.dispose, hub.lake.close))
+    return hub
 
 
 def tell_nodes(hub: Hub, changed: Sequence[Frame]) -> None:
@@ -119,6 +126,7 @@ def _open_archive(settings: Settings, *, create: bool) -> Archive:
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
     from starloom.archive import Archive
+    from starloom.archive.schema import newest_schema, refuse_newer, schema_of
 
     text = settings.archive_url.get_secret_value()
     try:
@@ -142,8 +150,9 @@ def _open_archive(settings: Settings, *, create: bool) -> Archive:
             code="no-driver",
             hint="Install starloom with the extra `postgres`.",
         ) from error
-    has = _schema_of(archive)
-    newest = _newest_schema()
+    with archive.session() as session:
+        has = schema_of(session.connection())
+    newest = newest_schema()
     if has == newest:
         return archive
     if create and archive.is_sqlite and (has is None or has < newest):
@@ -151,12 +160,7 @@ def _open_archive(settings: Settings, *, create: bool) -> Archive:
         return archive
     if has is None:
         raise _not_ready(f"{archive!r} has no tables yet")
-    if has > newest:
-        raise StarloomError(
-            f"{archive!r} is at schema {has}, this version of starloom knows {newest}",
-            code="archive-newer",
-            hint="Install the version of starloom that the hub runs.",
-        )
+    refuse_newer(repr(archive), has)
     raise StarloomError(
         f"{archive!r} is at schema {has}, this version of starloom needs {newest}",
         code="archive-outdated",
@@ -166,20 +170,3 @@ def _open_archive(settings: Settings, *, create: bool) -> Archive:
 
 def _not_ready(message: str) -> StarloomError:
     return StarloomError(message, code="archive-not-ready", hint=_NOT_READY)
-
-
-def _schema_of(archive: Archive) -> str | None:
-    from sqlalchemy import inspect, text
-
-    with archive.session() as session:
-        connection = session.connection()
-        if not inspect(connection).has_table("alembic_version"):
-            return None
-        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-        return None if found is None else str(found)
-
-
-def _newest_schema() -> str:
-    """Return the newest revision by the names of its files (``0001_first_tables.py``): alembic is slow to load."""
-    names = (item.name for item in (files("starloom.archive") / "migrations" / "versions").iterdir())
-    return max(match[1] for name in names if (match := re.match(r"(\d{4})_.*\.py$", name)))
