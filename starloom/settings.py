@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     lake_secret_key: SecretStr = SecretStr("")
     #: Object-lock retention of raw frames, days; 0 switches the lock off.
     lake_raw_lock_days: int = 3650
+    #: Raw frames move to a cheaper storage class after so many days; 0 leaves them. The class must answer at once
+    #: (``GLACIER_IR``, ``STANDARD_IA``): what has to be thawed first is read by no step.
+    lake_cold_after_days: int = Field(default=0, ge=0)
+    lake_cold_class: str = "GLACIER_IR"
 
     #: SQLAlchemy URL; SQLite in the home by default, ``postgresql+psycopg://…`` in production.
     archive_url: SecretStr = SecretStr("")
@@ -125,6 +129,11 @@ class Settings(BaseSettings):
     orphan_grace_s: float = 86400.0
     #: Every raw object is compared with the hash in its key once in so many days; 0 switches it off.
     scrub_days: int = 30
+    #: Announcements, failed tries and spent status events are forgotten after so many days; 0 keeps them for ever.
+    history_days: int = Field(default=365, ge=0)
+    #: The embedded Prefect server forgets ended runs (with logs and artifacts) and events after so many days.
+    prefect_runs_days: int = Field(default=90, ge=1)
+    prefect_events_days: int = Field(default=14, ge=1)
     #: A second copy of the raw frames (``s3://PREFIX`` or ``file:///folder``), filled and checked by ``tidy``;
     #: none where it is empty.
     raw_copy_url: str = ""
@@ -132,6 +141,11 @@ class Settings(BaseSettings):
     raw_copy_region: str = "us-east-1"
     raw_copy_access_key: str = ""
     raw_copy_secret_key: SecretStr = SecretStr("")
+    #: The S3 server of ``starloom backup s3://BUCKET/PREFIX``; the lake's own where it is empty.
+    backup_endpoint: str = ""
+    backup_region: str = "us-east-1"
+    backup_access_key: str = ""
+    backup_secret_key: SecretStr = SecretStr("")
     #: How long an announced frame that never arrives holds a mission back.
     announce_ttl_s: float = 3600.0
     #: Calibration frames of a series are made a master after this long without a new one.

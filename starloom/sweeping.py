@@ -10,7 +10,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from starloom import __version__
-from starloom.archive import claims, dispositions, frames, instruments, missions, results, revisions, staleness
+from starloom.archive import (
+    claims,
+    dispositions,
+    frames,
+    instruments,
+    missions,
+    pruning,
+    results,
+    revisions,
+    staleness,
+)
 from starloom.archive.engine import database_now
 from starloom.archive.reconciling import reconcile
 from starloom.astrometry.instrument import BadInstrument, Sample, learn
@@ -154,6 +164,18 @@ def _readable(said: dict[str, Any]) -> Sample | None:
         return None
 
 
+def prune_archive(hub: Hub) -> int:
+    """Remove rows that nobody needs any more, a page at a time; return how many."""
+    removed = 0
+    while hub.settings.history_days:
+        with hub.archive.transaction() as session:
+            page = pruning.prune(session, hub.settings.history_days)
+        removed += page
+        if page < pruning.PAGE:
+            break
+    return removed
+
+
 def tidy_lake(hub: Hub) -> int:
     """Remove objects of dead epochs and unfinished uploads past the grace; never a living epoch's.
 
@@ -163,14 +185,26 @@ def tidy_lake(hub: Hub) -> int:
     removed = hub.lake.abort_stale_uploads(hub.settings.orphan_grace_s)
     with hub.archive.session() as session:
         horizon = database_now(session) - timedelta(seconds=hub.settings.orphan_grace_s)
+    for item in orphans(hub, horizon):
+        now = hub.lake.stat(item.key)
+        if now is None or now.modified > horizon:
+            continue  # gone, or written anew since it was listed: its row may be on its way
+        hub.lake.delete(item.key)
+        log.info("lake: removed %s, of which the archive knows nothing", item.key)
+        removed += 1
+    return removed
+
+
+def orphans(hub: Hub, horizon: datetime) -> Iterator[Stored]:
+    """Yield the derived objects and products, not newer than the horizon, of which the archive knows nothing."""
     for prefix in ("masters/", "calibrated/", "solved/", "sources/", "quicklook/"):
         for page in _pages(hub, prefix, horizon):
             with hub.archive.session() as session:
-                orphans = [item.key for item in page if not results.is_referenced(session, item.key)]
-            removed += _remove(hub, orphans, horizon)
+                unknown = [item for item in page if not results.is_referenced(session, item.key)]
+            yield from unknown
     for page in _pages(hub, "stacks/", horizon):
         alive: dict[tuple[str, str, str], bool] = {}
-        orphans = []
+        dead = []
         with hub.archive.session() as session:
             for item in page:
                 match = _EPOCH.match(item.key)
@@ -180,9 +214,8 @@ def tidy_lake(hub: Hub) -> int:
                 if place not in alive:
                     alive[place] = claims.epoch_is_alive(session, place[0], int(place[1]), int(place[2]))
                 if not alive[place]:
-                    orphans.append(item.key)
-        removed += _remove(hub, orphans, horizon)
-    return removed
+                    dead.append(item)
+        yield from dead
 
 
 def _pages(hub: Hub, prefix: str, horizon: datetime) -> Iterator[list[Stored]]:
@@ -190,15 +223,3 @@ def _pages(hub: Hub, prefix: str, horizon: datetime) -> Iterator[list[Stored]]:
     old = (item for item in hub.lake.list(prefix) if item.modified <= horizon)
     while page := list(islice(old, PAGE)):
         yield page
-
-
-def _remove(hub: Hub, orphans: list[str], horizon: datetime) -> int:
-    removed = 0
-    for key in orphans:
-        now = hub.lake.stat(key)
-        if now is None or now.modified > horizon:
-            continue  # gone, or written anew since it was listed: its row may be on its way
-        hub.lake.delete(key)
-        log.info("lake: removed %s, of which the archive knows nothing", key)
-        removed += 1
-    return removed

@@ -136,3 +136,9 @@ def learn_instruments() -> int:
 def tidy_lake() -> int:
     """Remove objects of dead epochs, uncommitted keys and unfinished uploads past the grace."""
     return sweeping.tidy_lake(current_hub())
+
+
+@task(**retrying(UPKEEP_S))
+def prune_archive() -> int:
+    """Remove rows that nobody needs any more: announcements, failed tries, spent events."""
+    return sweeping.prune_archive(current_hub())

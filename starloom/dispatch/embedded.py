@@ -28,6 +28,7 @@ from starloom.settings import Settings, load_settings
 SERVICES = ("lake", "prefect", "worker", "relay")
 #: Runs that the embedded worker takes at once, at least: upkeep must find a place beside a batch and a stack.
 MIN_RUNS = 4
+DAY_S = 86_400
 
 Say = Callable[[str], None]
 
@@ -123,6 +124,20 @@ class Embedded:
         """Return the pid of every service, None for those that do not run."""
         return {name: self.service(name).pid for name in SERVICES}
 
+    @contextmanager
+    def lake_alone(self) -> Iterator[None]:
+        """Have the home's own lake run, where it has one, for the length of a block: a restore needs it."""
+        running = self.service("lake").pid is not None
+        ours = SeaweedFS(self.home).data.is_dir()
+        try:
+            if ours:
+                with self._alone():
+                    self._up_lake(load_settings(self.home), lambda _: None)
+            yield
+        finally:
+            if ours and not running:
+                self.service("lake").stop()
+
     def _start(self, name: str, command: list[str], env: dict[str, str], root: Path, say: Say) -> None:
         service = self.service(name)
         if service.pid is None:
@@ -197,6 +212,11 @@ def program_environment(settings: Settings, root: Path) -> dict[str, str]:
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         # In server memory, the default, a restart forgets who holds a slot.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        # By default ended runs stay for ever; with them go their task runs, logs and artifacts. The last of the
+        # three takes no number of seconds (Prefect 3.8.8), though the one before it does.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(settings.prefect_runs_days * DAY_S),
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{settings.prefect_events_days}D",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "starloom",
         # The lease is renewed by a thread outside any run; its lines still go to the worker's log.
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",

@@ -56,6 +56,13 @@ def explain(code: str, message: str, key: str) -> StarloomError:
             code="lake-not-prepared",
             hint="`starloom up` creates the buckets; check STARLOOM_LAKE_URL if they should be there.",
         )
+    if code == "InvalidObjectState":
+        return StarloomError(
+            f"{key} lies in a storage class that has to be thawed before it is read",
+            code="object-frozen",
+            hint="Restore it in the store, then `starloom frames requeue`; STARLOOM_LAKE_COLD_CLASS should name a "
+            "class that answers at once.",
+        )
     if code == "RequestTimeTooSkewed":
         return LakeDenied(f"{key}: {message}", hint="This machine's clock is wrong: set it (NTP).")
     if code in _DENIED:

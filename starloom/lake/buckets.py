@@ -6,6 +6,7 @@ that can be made again is in ``products``.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from minio.commonconfig import ENABLED, GOVERNANCE, Filter
@@ -15,6 +16,7 @@ from minio.lifecycleconfig import (
     LifecycleConfig,
     NoncurrentVersionExpiration,
     Rule,
+    Transition,
 )
 from minio.objectlockconfig import DAYS, ObjectLockConfig
 from minio.versioningconfig import VersioningConfig
@@ -39,13 +41,22 @@ def kinds_under(prefix: str) -> tuple[str, ...]:
     return (kind_of(prefix),) if "/" in prefix else KINDS
 
 
-def make_bucket(client: Any, name: str, kind: str, region: str, lock_days: int) -> None:
+@dataclass(frozen=True)
+class Cold:
+    """When raw frames move to a cheaper storage class, and to which."""
+
+    after_days: int
+    storage_class: str
+
+
+def make_bucket(client: Any, name: str, kind: str, region: str, lock_days: int, cold: Cold | None = None) -> None:
     """Create a bucket of a kind, or bring one that is there to what it must be.
 
     Raises
     ------
     StarloomError
-        ``lake-no-lock``: a raw bucket that is there already cannot take an object lock.
+        ``lake-no-lock``: a raw bucket that is there already cannot take an object lock; ``lake-no-classes``: the
+        store has no such storage class.
     """
     locked = kind == "raw" and lock_days > 0
     if not client.bucket_exists(name):
@@ -59,7 +70,48 @@ def make_bucket(client: Any, name: str, kind: str, region: str, lock_days: int) 
         client.set_bucket_versioning(name, VersioningConfig(ENABLED))
     if locked:
         _lock(client, name, lock_days)
-    client.set_bucket_lifecycle(name, _lifecycle(kind))
+    try:
+        client.set_bucket_lifecycle(name, _lifecycle(kind, cold))
+    except S3Error as error:
+        if cold is None or error.code not in {"NotImplemented", "InvalidStorageClass", "MalformedXML"}:
+            raise
+        raise StarloomError(
+            f"bucket {name}: this store moves nothing to {cold.storage_class}: {error.message}",
+            code="lake-no-classes",
+            hint="Set STARLOOM_LAKE_COLD_AFTER_DAYS=0, or STARLOOM_LAKE_COLD_CLASS to a class that it has.",
+        ) from error
+
+
+def shortcomings(client: Any, name: str, kind: str, lock_days: int) -> list[str]:
+    """Return what a bucket lacks of what `make_bucket` gives it, a sentence each."""
+    if not client.bucket_exists(name):
+        return [f"bucket {name} is not there"]
+    found = []
+    if kind != "inbox" and client.get_bucket_versioning(name).status != ENABLED:
+        found.append(f"{name} keeps no versions")
+    if kind == "raw" and lock_days > 0:
+        held = _locked_days(client, name)
+        if held is None:
+            found.append(f"{name} has no object lock")
+        elif held < lock_days:
+            found.append(f"{name} is locked for {held} days, not {lock_days}")
+    rules = client.get_bucket_lifecycle(name)
+    if rules is None or not any(rule.abort_incomplete_multipart_upload for rule in rules.rules):
+        found.append(f"unfinished uploads to {name} never expire")
+    return found
+
+
+def _locked_days(client: Any, name: str) -> int | None:
+    """Return the default retention of a bucket, days; None where it has none."""
+    try:
+        current = client.get_object_lock_config(name)
+    except S3Error as error:
+        if error.code not in {"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration"}:
+            raise
+        return None
+    if not current.duration:
+        return None
+    return int(current.duration) * (1 if str(current.duration_unit) == str(DAYS) else 365)
 
 
 def _lock(client: Any, name: str, days: int) -> None:
@@ -81,7 +133,7 @@ def _lock(client: Any, name: str, days: int) -> None:
         ) from error
 
 
-def _lifecycle(kind: str) -> Any:
+def _lifecycle(kind: str, cold: Cold | None) -> Any:
     rules = [
         Rule(
             ENABLED,
@@ -99,6 +151,15 @@ def _lifecycle(kind: str) -> Any:
                 rule_filter=Filter(prefix="receipts/"),
                 rule_id="old-receipts",
                 noncurrent_version_expiration=NoncurrentVersionExpiration(noncurrent_days=OLD_RECEIPTS_DAYS),
+            )
+        )
+    if kind == "raw" and cold is not None:
+        rules.append(
+            Rule(
+                ENABLED,
+                rule_filter=Filter(prefix="raw/"),
+                rule_id="cold",
+                transition=Transition(days=cold.after_days, storage_class=cold.storage_class),
             )
         )
     return LifecycleConfig(rules)

@@ -40,6 +40,8 @@ def connect(settings: Settings) -> Lake:
             access_key=settings.lake_access_key,
             secret_key=settings.lake_secret_key.get_secret_value(),
             raw_lock_days=settings.lake_raw_lock_days,
+            cold_after_days=settings.lake_cold_after_days,
+            cold_class=settings.lake_cold_class,
         )
     raise BadInput(
         f"STARLOOM_LAKE_URL {settings.lake_url!r} is neither s3://PREFIX nor file:///folder",

@@ -50,6 +50,8 @@ class S3Lake(Lake):
         ``http(s)://host:port`` as this process, and as nodes and browsers, reach the server.
     raw_lock_days
         Retention of raw frames; 0 means no object lock.
+    cold_after_days, cold_class
+        When raw frames move to another storage class, and to which; 0 days: never.
     multipart_threshold, part_size
         Bytes: a file larger than the first is sent in parts of the second, resumably.
     """
@@ -64,6 +66,8 @@ class S3Lake(Lake):
         access_key: str,
         secret_key: str,
         raw_lock_days: int = 0,
+        cold_after_days: int = 0,
+        cold_class: str = "",
         multipart_threshold: int = 16 * MIB,
         part_size: int = 8 * MIB,
     ) -> None:
@@ -71,6 +75,7 @@ class S3Lake(Lake):
         self.endpoint = endpoint
         self.region = region
         self.raw_lock_days = raw_lock_days
+        self.cold = buckets.Cold(cold_after_days, cold_class) if cold_after_days else None
         self.multipart_threshold = multipart_threshold
         self.part_size = part_size
         self._access = Access(endpoint, region, access_key, secret_key)
@@ -309,7 +314,14 @@ class S3Lake(Lake):
         for kind in buckets.KINDS:
             name = f"{self.prefix}-{kind}"
             with explained(name):
-                buckets.make_bucket(self._client, name, kind, self.region, self.raw_lock_days)
+                buckets.make_bucket(self._client, name, kind, self.region, self.raw_lock_days, self.cold)
+
+    def shortcomings(self) -> Iterator[str]:
+        """Yield what the buckets lack of what `prepare` gives them, a sentence each."""
+        for kind in buckets.KINDS:
+            name = f"{self.prefix}-{kind}"
+            with explained(name):
+                yield from buckets.shortcomings(self._client, name, kind, self.raw_lock_days)
 
     def ping(self) -> None:
         """Return if the server answers, takes our key and holds the inbox bucket."""
