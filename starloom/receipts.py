@@ -91,6 +91,7 @@ def describe(session: Session, frame_id: str, *, stack: bool = True) -> dict[str
         "message": (frame.last_error or {}).get("message"),
         "hint": _hint(frame) or next((plane["hint"] for plane in planes.values() if plane["hint"]), None),
         "pixel_digest": frame.pixel_digest,
+        "sha256": frame.raw_sha256,
         "received_at": frame.received_at.isoformat(),
         "flags": sorted({*frame.flags, *(flag for plane in planes.values() for flag in plane["flags"])}),
         **measured(session, frame),

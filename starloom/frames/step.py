@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 MAX_ANNOUNCEMENT_BYTES = 16 * 1024
 #: Where an object that lies nowhere a node may write is filed.
 NOBODY = "unknown"
+#: Metadata of a raw object: the name of the frame it came as, for a lake whose archive is lost.
+RAW_NAME = "frame-name"
 #: What a row can hold; a key may be twice as long, and only somebody hostile makes one.
 MAX_KEY = 512
 
@@ -234,7 +236,7 @@ def _file(
     header: NormalisedHeader,
 ) -> None:
     raw_key = keys.raw(frame.node_id, name.start_utc, info.sha256, compressed=info.compressed)
-    version = _put_once(hub, path, raw_key)
+    version = _put_once(hub, path, raw_key, {RAW_NAME: frame.name})
     filter_name = header.value("filter")
 
     def write(session: Session) -> Frame:
@@ -279,7 +281,7 @@ def _public(session: Session, node_id: str, header: dict[str, dict[str, Any]]) -
     return header if node is not None and node.exact_site else rounded_site(header)
 
 
-def _put_once(hub: Hub, path: Path, target: str) -> str | None:
+def _put_once(hub: Hub, path: Path, target: str, metadata: dict[str, str] | None = None) -> str | None:
     """Write the bytes that were checked under the key that ends in their hash; one already there is the same.
 
     Not a copy within the lake: its source may have been overwritten since it was read.
@@ -288,7 +290,7 @@ def _put_once(hub: Hub, path: Path, target: str) -> str | None:
     if there is not None:
         return there.version
     try:
-        return hub.lake.put_file(path, target, if_absent=True).version
+        return hub.lake.put_file(path, target, if_absent=True, metadata=metadata).version
     except Conflict:
         there = hub.lake.stat(target)
         return there.version if there else None
