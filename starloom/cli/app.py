@@ -9,7 +9,9 @@ import typer
 from starloom import __version__
 from starloom.cli import (
     automations,
+    backup,
     demo,
+    doctor,
     frame_rows,
     hub,
     masters,
@@ -37,8 +39,12 @@ app.command("demo", rich_help_panel=HUB)(demo.demo)
 app.command("up", rich_help_panel=HUB)(hub.up)
 app.command("down", rich_help_panel=HUB)(hub.down)
 app.command("status", rich_help_panel=HUB)(hub.status)
+app.command("doctor", rich_help_panel=HUB)(doctor.doctor)
 app.command("relay", rich_help_panel=HUB)(hub.relay)
 app.command("watchdog", rich_help_panel=HUB)(watchdog.watchdog)
+app.command("backup", rich_help_panel=HUB)(backup.backup)
+app.command("restore", rich_help_panel=HUB)(backup.restore)
+app.command("reconcile", rich_help_panel=HUB)(backup.reconcile)
 app.add_typer(automations.app, name="automations", rich_help_panel=HUB)
 app.add_typer(missions.app, name="mission", rich_help_panel=HUB)
 app.add_typer(nodes.app, name="node", rich_help_panel=HUB)

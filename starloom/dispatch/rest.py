@@ -133,6 +133,10 @@ class PrefectApi:
         except StarloomError:
             return False
 
+    def version(self) -> str:
+        """Return the server's version."""
+        return str(self._call("GET", "/admin/version"))
+
     def emit(self, event: str, resource: str, payload: dict[str, Any]) -> None:
         """Publish one event and see it accepted (accepted is not delivered: the caller checks for a run)."""
         self.emit_all([Said(event, resource, payload)])
