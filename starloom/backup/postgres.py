@@ -34,21 +34,25 @@ def dump(url: URL, target: Path, *, server_major: int, snapshot: str) -> str:
     return f"pg_dump {version}"
 
 
-def load(url: URL, source: Path, *, written_by: str, server_major: int) -> None:
-    """Load a dump into an empty database, all or nothing.
-
-    Parameters
-    ----------
-    written_by
-        The manifest's `tool`.
+def find_loader(written_by: str, server_major: int) -> str:
+    """Return a ``pg_restore`` that reads what a manifest's `tool` has written and that the server understands.
 
     Raises
     ------
     StarloomError
-        ``no-postgres-tools``, ``postgres-tools-too-old``, ``backup-failed``.
+        ``no-postgres-tools``, ``postgres-tools-too-old``.
     """
-    needed = max(server_major, int(written_by.rpartition(" ")[2]))
-    tool, _ = find_tool("pg_restore", needed)
+    return find_tool("pg_restore", max(server_major, int(written_by.rpartition(" ")[2])))[0]
+
+
+def load(tool: str, url: URL, source: Path) -> None:
+    """Load a dump into an empty database, all or nothing.
+
+    Raises
+    ------
+    StarloomError
+        ``backup-failed``.
+    """
     _run(tool, url, ["--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error", str(source)])
 
 

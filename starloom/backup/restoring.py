@@ -33,7 +33,7 @@ def load_backup(archive: Archive, folder: Path, manifest: Manifest, *, force: bo
     BadInput
         ``backup-damaged``; ``other-database``: a backup of SQLite for PostgreSQL, or the other way round.
     StarloomError
-        ``archive-newer``: the backup is of a later release; what `starloom.backup.postgres.load` raises;
+        ``archive-newer``: the backup is of a later release; what `starloom.backup.postgres` raises;
         ``backup-incomplete``.
     Conflict
         ``archive-not-empty``; ``archive-in-use``: other programs are connected to it.
@@ -53,11 +53,10 @@ def load_backup(archive: Archive, folder: Path, manifest: Manifest, *, force: bo
         sqlite.load(source, Path(archive.url.database or "").absolute())
     else:
         with archive.engine.connect() as connection:
-            major = server_major(connection)
-        postgres.find_tool("pg_restore", major)
+            tool = postgres.find_loader(manifest.tool, server_major(connection))
         _empty(archive)
         archive.dispose()
-        postgres.load(archive.url, source, written_by=manifest.tool, server_major=major)
+        postgres.load(tool, archive.url, source)
     _check_rows(archive, manifest)
     archive.migrate()
 

@@ -61,7 +61,7 @@ def restore(
     """
     from starloom.backup import restore as load
     from starloom.dispatch.embedded import Embedded
-    from starloom.recovery.epochs import fence, in_the_lake
+    from starloom.recovery.reconciling import hold_back
     from starloom.recovery.reconciling import reconcile as compare
     from starloom.settings import default_home
 
@@ -72,7 +72,7 @@ def restore(
         hub.lake.ping()  # an archive without its lake is of no use, and the epochs are asked of it
         manifest = load(hub.settings, hub.archive, where, force=force)
         shown.update("raising the epochs past what the lake holds")
-        fence(hub.archive, in_the_lake(hub.lake), every=True)
+        hold_back(hub)
         shown.update("reconciling with the lake")
         report = compare(hub)
     if json:

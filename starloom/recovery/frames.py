@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from sqlalchemy import update
 from sqlmodel import Session, col, select
 
 from starloom.archive.models import Frame
@@ -146,6 +147,17 @@ def _nodes(hub: Hub) -> set[str]:
 
 def _raw_keys(rows: Sequence[_Row]) -> set[str]:
     return {row.raw_key for row in rows if row.raw_key is not None and row.raw_key.startswith("raw/")}
+
+
+def raise_versions(hub: Hub) -> None:
+    """Have frames under way write under higher numbers than the attempts that the archive has forgotten."""
+    with hub.archive.transaction() as session:
+        session.exec(
+            update(Frame)
+            .where(col(Frame.next_attempt_at).is_not(None))
+            .values(version=Frame.version + VERSION)
+            .execution_options(synchronize_session=False)
+        )
 
 
 def register(hub: Hub, lost: Sequence[Lost]) -> int:

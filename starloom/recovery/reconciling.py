@@ -46,6 +46,12 @@ class Report:
         )  # fmt: skip
 
 
+def hold_back(hub: Hub) -> None:
+    """Keep a restored archive from giving epochs and numbers of attempts twice; before anything else runs."""
+    epochs.fence(hub.archive, epochs.in_the_lake(hub.lake), every=True)
+    frames.raise_versions(hub)
+
+
 def reconcile(hub: Hub, *, dry_run: bool = False) -> Report:
     """Compare lake and archive and make good what can be made good; may be repeated, on a living hub too.
 

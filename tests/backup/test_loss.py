@@ -14,8 +14,9 @@ from starloom.archive.frames import state_of
 from starloom.archive.models import Frame, Mission, Revision
 from starloom.holding import StackRef
 from starloom.hub import Hub
-from starloom.recovery.epochs import JUMP, fence, in_the_lake
-from starloom.recovery.reconciling import reconcile
+from starloom.recovery.epochs import JUMP
+from starloom.recovery.frames import VERSION
+from starloom.recovery.reconciling import hold_back, reconcile
 from tests.backup.conftest import complete, destroy, stack
 from tests.steps.conftest import Station
 
@@ -45,7 +46,7 @@ def states(hub: Hub) -> dict[str, str]:
 def restored(hub: Hub, place: Path) -> None:
     """Do what `starloom restore` does."""
     backup.restore(hub.settings, hub.archive, str(place))
-    fence(hub.archive, in_the_lake(hub.lake), every=True)
+    hold_back(hub)
 
 
 def test_frames_and_a_stack_that_came_after_the_backup_come_back(
@@ -127,6 +128,7 @@ def test_what_waited_at_the_time_of_the_backup_is_found_where_it_went(
     reconcile(hub)
     hub_at.process(hub_at.due())
     assert states(hub) == {waiting: "ready"}
+    assert hub_at.frame(waiting).version > VERSION, "nothing is written over what the lost row had made"
 
 
 def test_a_row_that_met_an_empty_inbox_before_the_reconciliation_is_taken_up(
