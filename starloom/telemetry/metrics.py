@@ -232,6 +232,8 @@ class RelayMetrics:
         self.round_s = Histogram(*said("starloom_relay_round_seconds"), buckets=ROUND_BOUNDS_S, registry=registry)
         self.troubles = CounterMetric(*said("starloom_relay_troubles_total"), registry=registry)
         self.told = CounterMetric(*said("starloom_relay_told_total"), registry=registry)
+        for how in ("event", "run"):  # there from the beginning: a rate needs the step from nothing to one
+            self.told.labels(how)
         self.good_round_at = Gauge(*said("starloom_relay_good_round_timestamp_seconds"), registry=registry)
 
 
