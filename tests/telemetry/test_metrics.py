@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 from pydantic import SecretStr
@@ -241,6 +243,21 @@ def test_two_who_ask_at_once_cost_one_look(
     for _ in range(3):
         list(registry.collect())
     assert looks == [1]
+
+
+def test_a_source_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "PATIENCE_S", 0.2)
+    done = threading.Event()
+
+    def slow() -> list[Metric]:
+        done.wait(timeout=60)
+        return [GaugeMetricFamily("starloom_prefect_up", "", value=1)]
+
+    source = metrics.Source("prefect", slow, lambda: [GaugeMetricFamily("starloom_prefect_up", "", value=0)])
+    assert [source.ask()[0][0].samples[0].value for _ in range(2)] == [0, 0]
+    done.set()
+    monkeypatch.setattr(metrics, "PATIENCE_S", 60.0)
+    assert source.ask()[0][0].samples[0].value == 1  # the look that was under way all the time
 
 
 def test_names_follow_the_conventions() -> None:
