@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import bindparam, case, text
@@ -18,7 +19,16 @@ from starloom.archive.claims import HELD
 from starloom.archive.dispositions import next_step
 from starloom.archive.engine import database_now
 from starloom.archive.frames import MOSAIC, state_of
-from starloom.archive.models import MISSION_STATES, REVISION_STATES, STEPS, Frame, Mission, Revision, StatusEvent
+from starloom.archive.models import (
+    MISSION_STATES,
+    REVISION_STATES,
+    STEPS,
+    WAITING,
+    Frame,
+    Mission,
+    Revision,
+    StatusEvent,
+)
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -71,17 +81,27 @@ def arrived(session: Session) -> list[Arrived]:
     )
     found = []
     for node, kind, is_mosaic, is_ready, disposition, said, *rest in session.exec(query):
-        steps, (count, size, last_hour) = dict(zip(STEPS, rest, strict=False)), rest[len(STEPS) :]
-        like = _like(kind, is_mosaic, now if is_ready else None, disposition, steps)
-        solved = {"ok": True, "failed": False}.get(steps["solve"]) if kind == "light" and not is_mosaic else None
-        found.append(Arrived(node, state_of(like), said, solved, count, int(size), int(last_hour)))
+        states, (count, size, last_hour) = tuple(rest[: len(STEPS)]), rest[len(STEPS) :]
+        state, _ = _in_words(kind, bool(is_mosaic), bool(is_ready), disposition, states)
+        solving = states[STEPS.index("solve")] if kind == "light" and not is_mosaic else "pending"
+        solved = {"ok": True, "failed": False}.get(solving)
+        found.append(Arrived(node, state, said, solved, count, int(size), int(last_hour)))
     return found
 
 
-def _like(kind: str, mosaic: bool, ready_at: datetime | None, disposition: str, steps: dict[str, Any]) -> Frame:
-    """Return a frame of the same states, which the functions that know frames can be asked about."""
-    plane = MOSAIC if mosaic else None
-    return Frame(name="", node_id="", kind=kind, plane=plane, ready_at=ready_at, disposition=disposition, **steps)
+@lru_cache(maxsize=4096)
+def _in_words(kind: str, mosaic: bool, ready: bool, disposition: str, states: tuple[str, ...]) -> tuple[str, str]:
+    """Return state and next step of frames like this, as the functions that know frames say it."""
+    like = Frame(
+        name="",
+        node_id="",
+        kind=kind,
+        plane=MOSAIC if mosaic else None,
+        ready_at=_EVER if ready else None,
+        disposition=disposition,
+        **dict[str, Any](zip(STEPS, states, strict=True)),
+    )
+    return state_of(like), next_step(like)
 
 
 @dataclass(frozen=True)
@@ -97,12 +117,12 @@ def waiting(session: Session) -> list[Waiting]:
     """Return the frames that are not READY and have something to be done, by the step that is next."""
     query = (
         select(*_STEPS, func.count(), func.min(Frame.received_at))  # type: ignore[call-overload]
-        .where(Frame.disposition == "active", col(Frame.next_attempt_at) > _EVER, col(Frame.ready_at).is_(None))
+        .where(text(WAITING), col(Frame.ready_at).is_(None))
         .group_by(*_STEPS)
     )
     found = {step: Waiting(step) for step in STEPS}
     for *states, count, oldest in session.exec(query):
-        step = next_step(_like("light", False, None, "active", dict(zip(STEPS, states, strict=True))))
+        _, step = _in_words("light", False, False, "active", tuple(states))
         known = found[step]
         found[step] = Waiting(step, count + known.frames, min(oldest, known.oldest or oldest))
     return list(found.values())

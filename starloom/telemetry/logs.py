@@ -63,6 +63,7 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
         env |= {
             "PREFECT_LOGGING_FORMATTERS_JSON_CLASS": f"{__name__}.{JsonLines.__name__}",
             "PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json",
+            "PREFECT_LOGGING_HANDLERS_DEBUG_FORMATTER": "json",
             "PREFECT_LOGGING_COLORS": "false",
         }
     return env

@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 #: Two Prometheus servers that ask at the same time cost one look.
 FRESH_S = 10.0
-#: Seconds that Prefect may take to answer: Prometheus itself waits ten.
-PATIENCE_S = 5.0
+#: Seconds that a source may take, and Prefect to answer one question: Prometheus itself waits ten for all.
+PATIENCE_S = 3.0
 #: Time series by node at most; the smaller nodes together are one more.
 MAX_NODES, OTHERS = 500, "(others)"
 #: Bounds of the times that stacks take, seconds: from three frames to thousands.
@@ -69,23 +69,38 @@ class Source:
     ) -> None:
         self.name, self._look, self._down = name, look, down
         self._lock = threading.Lock()
-        self._found: list[Metric] = []
-        self._took_s = 0.0
+        self._worker: threading.Thread | None = None
+        self._said: tuple[list[Metric], float] = ([], 0.0)
         self._at = -FRESH_S
 
     def ask(self) -> tuple[list[Metric], float]:
-        """Return what was found, now or a moment ago, and the seconds that it took."""
+        """Return what was found, now or a moment ago, and the seconds that it took.
+
+        A source that takes too long counts as one that does not answer: the others' numbers must not wait for it.
+        """
         with self._lock:
-            if time.monotonic() - self._at >= FRESH_S:
-                begun = time.monotonic()
-                try:
-                    self._found = list(self._look())
-                except (StarloomError, SQLAlchemyError) as error:  # the latter: an archive that is not migrated
-                    log.warning("no metrics of %s: %s", self.name, str(error).splitlines()[0])
-                    self._found = list(self._down())
-                self._at = time.monotonic()
-                self._took_s = self._at - begun
-            return self._found, self._took_s
+            if not self._is_looking() and time.monotonic() - self._at >= FRESH_S:
+                self._worker = threading.Thread(target=self._look_now, name=f"metrics {self.name}", daemon=True)
+                self._worker.start()
+            worker = self._worker
+        if worker is not None:
+            worker.join(PATIENCE_S)
+            if worker.is_alive():
+                return list(self._down()), PATIENCE_S
+        return self._said
+
+    def _is_looking(self) -> bool:
+        return self._worker is not None and self._worker.is_alive()
+
+    def _look_now(self) -> None:
+        begun = time.monotonic()
+        try:
+            found = list(self._look())
+        except (StarloomError, SQLAlchemyError) as error:  # the latter: an archive that is not migrated
+            log.warning("no metrics of %s: %s", self.name, str(error).splitlines()[0])
+            found = list(self._down())
+        self._at = time.monotonic()
+        self._said = (found, self._at - begun)
 
 
 class Sources(Collector):
@@ -232,6 +247,8 @@ class RelayMetrics:
         self.round_s = Histogram(*said("starloom_relay_round_seconds"), buckets=ROUND_BOUNDS_S, registry=registry)
         self.troubles = CounterMetric(*said("starloom_relay_troubles_total"), registry=registry)
         self.told = CounterMetric(*said("starloom_relay_told_total"), registry=registry)
+        for how in ("event", "run"):  # there from the beginning: a rate needs the step from nothing to one
+            self.told.labels(how)
         self.good_round_at = Gauge(*said("starloom_relay_good_round_timestamp_seconds"), registry=registry)
 
 

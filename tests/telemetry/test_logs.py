@@ -130,6 +130,8 @@ def test_a_runs_lines_are_json_with_its_id(prefect_server: RunningPrefect) -> No
     assert (ours["message"], ours["mission"], ours["frame"]) == ("12 stars", "550", "f1")
     finished = [line for line in lines if line["logger"] == "prefect.flow_runs"]
     assert {line["run"] for line in finished} == {ours["run"]}
+    # Where Prefect speaks of itself it has a handler of its own.
+    assert "PREFECT_LOGGING_HANDLERS_DEBUG_FORMATTER" in program_environment(settings, checkout())
     kept = prefect_server.api.logs(ours["run"])
     assert "mission=550 frame=f1 12 stars" in [line["message"] for line in kept]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 from pydantic import SecretStr
@@ -203,7 +205,8 @@ def test_prometheus_reads_the_page_in_both_forms(page: tuple[str, RelayMetrics])
     body, kind = read(url)
     assert kind.startswith("text/plain")
     families = {family.name: family for family in parse(body)}
-    assert families["starloom_relay_told"].samples[0].value == 1
+    told = {sample.labels["how"]: sample.value for sample in families["starloom_relay_told"].samples}
+    assert told == {"event": 1, "run": 0}
     assert {sample.labels["disk"] for sample in families["starloom_disk_free_bytes"].samples} == {"home"}
     body, kind = read(url, "application/openmetrics-text; version=1.0.0")
     assert kind.startswith("application/openmetrics-text")
@@ -213,8 +216,7 @@ def test_prometheus_reads_the_page_in_both_forms(page: tuple[str, RelayMetrics])
 
 
 def test_every_metric_is_described_and_every_description_is_exported(page: tuple[str, RelayMetrics]) -> None:
-    url, relay = page
-    relay.told.labels("event").inc()
+    url, _ = page
     names = {family.name for family in parse(read(url)[0]) if family.name.startswith("starloom_")}
     known = {name.removesuffix("_total") for name in FAMILIES}
     parts = {"starloom_stack_seconds_gsum", "starloom_stack_seconds_gcount"}
@@ -241,6 +243,21 @@ def test_two_who_ask_at_once_cost_one_look(
     for _ in range(3):
         list(registry.collect())
     assert looks == [1]
+
+
+def test_a_source_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "PATIENCE_S", 0.2)
+    done = threading.Event()
+
+    def slow() -> list[Metric]:
+        done.wait(timeout=60)
+        return [GaugeMetricFamily("starloom_prefect_up", "", value=1)]
+
+    source = metrics.Source("prefect", slow, lambda: [GaugeMetricFamily("starloom_prefect_up", "", value=0)])
+    assert [source.ask()[0][0].samples[0].value for _ in range(2)] == [0, 0]
+    done.set()
+    monkeypatch.setattr(metrics, "PATIENCE_S", 60.0)
+    assert source.ask()[0][0].samples[0].value == 1  # the look that was under way all the time
 
 
 def test_names_follow_the_conventions() -> None:
