@@ -41,7 +41,7 @@ chaos: setup
 	$(BIN)/python -m tests.chaos.storm --missions $(MISSIONS) --kills $(KILLS) --seed $(SEED) $(FRESH)
 
 # Broken and hostile files by the thousand (docs/security.md): half an hour; the same seed gives the same files.
-COUNT ?= 13000
+COUNT ?= 10000
 fuzz: setup
 	$(BIN)/python -m tests.security.fuzz --count $(COUNT) --seed $(SEED)
 
