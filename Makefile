@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := hub,postgres,redis,dask,docker,online,gaia,blind,otel,dev
 
-.PHONY: setup demo test test-quick lint images chaos bench-coadd clean
+.PHONY: setup demo test test-quick lint images chaos fuzz audit bench-coadd clean
 
 setup: .venv/.ready
 
@@ -41,6 +41,20 @@ SEED ?= 1
 chaos: setup
 	$(BIN)/python -m tests.chaos.storm --missions $(MISSIONS) --kills $(KILLS) --seed $(SEED) $(FRESH)
 
+# Broken and hostile files by the thousand (docs/security.md): half an hour; the same seed gives the same files.
+COUNT ?= 10000
+fuzz: setup
+	$(BIN)/python -m tests.security.fuzz --count $(COUNT) --seed $(SEED)
+
+# Known weaknesses of what constraints.txt pins; asks a database on the internet, hence no part of the tests.
+audit: .audit/.ready
+	.audit/bin/pip-audit --disable-pip --no-deps -r constraints.txt
+
+.audit/.ready:
+	$(PYTHON) -m venv .audit
+	.audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@touch $@
+
 # Hours, and 12 GB of simulated frames in the system's temporary folder; SWarp and Siril join in where installed.
 bench-coadd: setup
 	cd benchmarks && for job in \
@@ -58,4 +72,4 @@ bench-coadd: setup
 	do OMP_NUM_THREADS=1 PYTHONPATH=.. ../$(BIN)/python $$job || exit 1; done
 
 clean:
-	rm -rf .venv .demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .audit .demo .pytest_cache .mypy_cache .ruff_cache

@@ -209,7 +209,7 @@ def tidy_lake(hub: Hub) -> int:
 
 
 def orphans(hub: Hub, horizon: datetime) -> Iterator[str]:
-    """Yield the keys of derived objects and products, not newer than the horizon, that the archive does not know."""
+    """Yield the keys of what was made, not newer than the horizon, of which the archive knows nothing."""
     for prefix in ("masters/", "calibrated/", "solved/", "sources/", "quicklook/"):
         for page in _pages(hub, prefix, horizon):
             with hub.archive.session() as session:

@@ -32,7 +32,7 @@ from starloom.archive.models import (
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
-#: Every time that a row can have is after this one: SQLite takes an index for ``>``, not for ``IS NOT NULL``.
+#: Stands for the time of a frame that is READY, whenever that was.
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 _STEPS = tuple(col(getattr(Frame, step)) for step in STEPS)
 

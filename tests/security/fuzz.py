@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -25,6 +26,8 @@ from tests.security.mutations import KINDS, Case, Seed, cases, seed_of, small_se
 
 #: 10 s of CPU and 512 MB for every file, whatever it claims.
 STRICT = Limits(bytes_per_pixel=0, pixels_per_cpu_s=1e15, wall_s=120.0)
+#: Files of all kinds that are tried before progress is told.
+TURN = 500
 TEXTS = ("software", "filter", "calstat", "object", "camera", "telescope")
 
 
@@ -119,14 +122,14 @@ def real_seeds() -> list[Seed]:
     return [seed_of(path) for path in (tres1_frames()[0], tres1_darks()[0])]
 
 
-def attempts(trial: Trial, seeds: list[Seed], count: int, first_seed: int) -> list[Case]:
+def attempts(trial: Trial, seeds: list[Seed], files: int, first_seed: int) -> list[Case]:
     """Try every seed as it is, then as many of each kind of mutation; returns the cases that broke a promise."""
     broken = [case for case in (Case("untouched", each.bytes(), good=True) for each in seeds) if trial(case)]
     for number, kind in enumerate(KINDS):
 
         @seed(first_seed + number)
         @settings(
-            max_examples=max(1, (count - len(seeds)) // len(KINDS)),
+            max_examples=max(1, (files - len(seeds)) // len(KINDS)),
             database=None,
             deadline=None,
             phases=[Phase.generate],
@@ -144,7 +147,7 @@ def attempts(trial: Trial, seeds: list[Seed], count: int, first_seed: int) -> li
 def main() -> None:
     """Run as a program; exit code 1 where a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--count", type=int, default=10_000, help="distinct files")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--frames", type=Path, default=None)
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "starloom-fuzz")
@@ -156,10 +159,16 @@ def main() -> None:
         if options.frames is not None:
             seeds += [seed_of(path) for path in sorted(options.frames.rglob("*.fits*"))]
         trial = Trial(folder)
-
-        for case in attempts(trial, seeds, options.count, options.seed):
-            options.keep.mkdir(parents=True, exist_ok=True)
-            (options.keep / f"{len(trial.tally.broken):04d}-{case.kind}.fits").write_bytes(case.data)
+        try:
+            for turn in count():
+                for case in attempts(trial, seeds, TURN, options.seed + turn * len(KINDS)):
+                    options.keep.mkdir(parents=True, exist_ok=True)
+                    (options.keep / f"{len(trial.tally.broken):04d}-{case.kind}.fits").write_bytes(case.data)
+                sys.stderr.write(f"{len(trial.tally.distinct)} of {options.count}\n")
+                if len(trial.tally.distinct) >= options.count:
+                    break
+        except KeyboardInterrupt:
+            sys.stderr.write("stopped; this is what was done\n")
         trial.examiner.close()
     said = [
         f"{len(seeds)} seeds, {time.monotonic() - begun:.0f} s",

@@ -9,10 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from starloom.dispatch.embedded import Embedded
+from starloom.dispatch.embedded import Embedded, write_env_file
 from starloom.dispatch.rest import PrefectApi
 from starloom.errors import StarloomError
 from starloom.settings import Settings, load_settings
+from tests.conftest import free_port
 
 PASSWORD = "starloom:correct-horse"
 
@@ -21,6 +22,8 @@ PASSWORD = "starloom:correct-horse"
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """A real server of the hub's own, started with a password as it is away from loopback."""
     home = tmp_path_factory.mktemp("guarded")
+    # A port of its own: at the usual one another server of this machine might answer.
+    write_env_file(home / "hub.env", {"STARLOOM_PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"})
     service = Embedded(home)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("STARLOOM_PREFECT_API_URL", "STARLOOM_LAKE_URL", "STARLOOM_ARCHIVE_URL"):
