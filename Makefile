@@ -41,7 +41,7 @@ SEED ?= 1
 chaos: setup
 	$(BIN)/python -m tests.chaos.storm --missions $(MISSIONS) --kills $(KILLS) --seed $(SEED) $(FRESH)
 
-# Broken and hostile files by the thousand (docs/security.md): half an hour; the same seed gives the same files.
+# Broken and hostile files by the thousand (docs/security.md); the same seed gives the same files.
 COUNT ?= 10000
 fuzz: setup
 	$(BIN)/python -m tests.security.fuzz --count $(COUNT) --seed $(SEED)
