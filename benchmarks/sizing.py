@@ -35,7 +35,7 @@ class Cost:
 
     pixels_s: float = 5.3
     stack_s: float = 0.5
-    worker_s: float = 0.10
+    worker_s: float = 0.084
     prefect_s: float = 0.03
     database_s: float = 0.03
     store_s: float = 0.02
@@ -45,7 +45,7 @@ class Cost:
     raw_byte_per_px: float = 1.05
     kept_byte_per_px: float = 1.3
     requests: float = 24.0
-    row_kb: float = 3.4
+    row_kb: float = 3.7
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,21 @@ def row(night: Night, cost: Cost) -> list[str]:
         night.name,
         f"{night.nodes:,}",
         f"{night.frames:,.0f}",
-        f"{rate:,.2g}" if rate < 10 else f"{rate:,.0f}",
-        f"{pixels * cost.raw_byte_per_px / 1e15:,.2g}",
-        f"{pixels * (cost.raw_byte_per_px + cost.kept_byte_per_px) / 1e15:,.2g}",
+        short(rate),
+        short(pixels * cost.raw_byte_per_px / 1e15),
+        short(pixels * (cost.raw_byte_per_px + cost.kept_byte_per_px) / 1e15),
         f"{math.ceil(rate * worker / BUSY):,}",
         f"{math.ceil(rate * (cost.prefect_s + cost.api_run_s / cost.batch) / BUSY):,}",
         f"{math.ceil(rate * cost.database_s / BUSY):,}",
-        f"{night.frames * night.nights * cost.row_kb / 1e9:,.2g}",
+        short(night.frames * night.nights * cost.row_kb / 1e9),
         f"{rate * cost.requests:,.0f}",
         f"{math.ceil(rate * cost.store_s / BUSY):,}",
     ]
+
+
+def short(value: float) -> str:
+    """Return a number in two digits, or without a fraction where it is large."""
+    return f"{value:,.2g}" if value < 10 else f"{value:,.0f}"
 
 
 HEAD = (
