@@ -29,13 +29,15 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from benchmarks.archive_asks import ASKS, Statement, ask, keys, normalised
+from benchmarks.archive_asks import ASKS, Key, Statement, ask, keys, normalised
 from benchmarks.archive_rows import fill
 from starloom.archive import Archive
 from tests.chaos.programs import free_port, postgres_program, postgres_user
 
 #: Keys whose statements are run once more under EXPLAIN, for the pages that they touch.
 EXPLAINED = 10
+#: Keys that are asked for once before the clock runs.
+WARM = 5
 HEAD = """\
 -- What flows, relay, sweep, tidy, status and the command line ask of the archive, as PostgreSQL gets it.
 -- Values are `?`. Written by `python -m benchmarks.archive_scale queries` while the code ran; what is called under
@@ -113,10 +115,9 @@ def make(server: Server, frames: int) -> None:
     print(f"{frames} frames in {time.monotonic() - began:.0f} s")
 
 
-def measure(archive: Archive, name: str, count: int) -> dict[str, Any]:
+def measure(archive: Archive, name: str, chosen: list[Key]) -> dict[str, Any]:
     """Return milliseconds in the database, p50 and p95 over the keys, and 8-kB pages touched, of one ask."""
-    chosen = keys(archive, count)
-    for key in chosen[:20]:
+    for key in chosen[:WARM]:
         ask(archive, name, key)  # warm: pages in memory, statements prepared
     times, statements = [], 0
     for key in chosen:
@@ -150,8 +151,9 @@ def compare(server: Server, count: int, out: Path, only: list[str]) -> None:
     }
     for frames in sizes(server):
         archive = Archive(server.url(f"frames_{frames}"))
+        chosen = keys(archive, count)
         for name in found:
-            found[name][frames] = measure(archive, name, count)
+            found[name][frames] = measure(archive, name, chosen)
             print(f"{frames:>9} {name}: {found[name][frames]}", file=sys.stderr)
         archive.dispose()
         out.write_text(json.dumps(found, indent=1))

@@ -55,7 +55,7 @@ def version_is_ours(settings: Settings) -> str:
 def pool_is_of_its_type(settings: Settings) -> str:
     """Look at the work pool."""
     with PrefectApi.from_settings(settings) as api:
-        found = api.pool_type(settings.work_pool)
+        found = (api.pool(settings.work_pool) or {}).get("type")
     if found != settings.work_pool_type:
         raise Trouble(
             f"work pool {settings.work_pool} is {found or 'not there'}, not {settings.work_pool_type}",

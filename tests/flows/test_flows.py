@@ -269,7 +269,7 @@ def test_tidy_does_what_it_can_when_a_part_fails(hub: Hub, monkeypatch: pytest.M
 
     state = tidy(return_state=True)
     assert state.result() == {
-        "frames_found": 0, "receipts_written": 0, "objects_removed": 0, "rows_removed": 0,
+        "frames_found": 0, "missions_reopened": 0, "receipts_written": 0, "objects_removed": 0, "rows_removed": 0,
         "raw_checked": 0, "raw_damaged": 0, "raw_copied": 0,
     }  # fmt: skip
 
