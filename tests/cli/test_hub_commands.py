@@ -217,3 +217,10 @@ def test_show_gives_the_wcs_of_a_solved_frame(run: Any, hub: Any) -> None:
         )
     assert run("frames", "show", frame.id, "--json").json["solution"]["wcs"] == {"CTYPE1": "RA---TAN"}
     assert "10.00000" in run("frames", "show", frame.id).out
+
+
+def test_metrics_are_printed_as_prometheus_reads_them(run: Any, hub: Any) -> None:
+    land(hub)
+    found = {(one["name"], *one["labels"].values()): one["value"] for one in run("metrics", "--json").json}
+    assert found["starloom_frames_waiting", "ingest"] == 1
+    assert 'starloom_frames_waiting{step="ingest"} 1.0' in run("metrics").out
