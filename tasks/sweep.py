@@ -6,10 +6,11 @@ import logging
 from datetime import UTC, datetime, timedelta
 
 from prefect import get_client, task
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import get_current_settings
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Crashed
 
 from starloom import holding, mastering, scrubbing, sweeping, watching
 from starloom.batches import FrameBatch
@@ -24,6 +25,9 @@ log = logging.getLogger("starloom.tasks.sweep")
 PAGE = 200
 #: How long a run of a flow may take, seconds: more than all its tasks' time-outs one after the other.
 HUNG_AFTER_S = {"process-frames": 6 * 3600.0, "build-masters": 6 * 3600.0, "stack-mission": 24 * 3600.0}
+
+#: How long a worker may take to start a run that it has taken: an image may have to be pulled.
+NEVER_BEGUN_S = 1800.0
 
 
 @task(**retrying(UPKEEP_S))
@@ -47,7 +51,22 @@ def end_hung_runs() -> int:
                 client.set_flow_run_state(run.id, Cancelling(message=f"It ran for more than {limit_s:.0f} s."))
                 log.warning("run %s ran for more than %.0f s and was cancelled", run.name, limit_s)
                 ended += 1
+        ended += _end_never_begun(client)
     return ended
+
+
+def _end_never_begun(client: SyncPrefectClient) -> int:
+    """Crash the runs that a worker has taken and that never began: it died in between, and nobody else looks."""
+    pending = client.read_flow_runs(
+        flow_filter=FlowFilter(name={"any_": list(HUNG_AFTER_S)}),
+        flow_run_filter=FlowRunFilter(state={"type": {"any_": ["PENDING"]}}),
+    )
+    since = datetime.now(UTC) - timedelta(seconds=NEVER_BEGUN_S)
+    lost = [run for run in pending if run.state is not None and run.state.timestamp < since]
+    for run in lost:
+        client.set_flow_run_state(run.id, Crashed(message="A worker took it, and it never began."), force=True)
+        log.warning("run %s never began and was ended", run.name)
+    return len(lost)
 
 
 @task(**retrying(UPKEEP_S))
