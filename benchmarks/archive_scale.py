@@ -84,7 +84,7 @@ class Server:
             self._port.write_text(str(free_port()))
         if (self.data / "postmaster.pid").exists():
             return
-        # A quarter of an 8-GB machine for its own buffers; nothing here must survive a power cut.
+        # Buffers of its own; nothing here must survive a power cut.
         options = (
             f"-p {int(self._port.read_text())} -k {self.data} -c listen_addresses=127.0.0.1 -c shared_buffers=2GB "
             "-c fsync=off -c full_page_writes=off -c synchronous_commit=off -c wal_level=minimal "
