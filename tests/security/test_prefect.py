@@ -46,7 +46,7 @@ def test_without_the_password_nothing_is_told_and_nothing_done(guarded: Settings
     wrong = (
         {},
         basic("starloom:wrong"),
-        basic(""),
+        basic(":"),
         {"Authorization": f"Bearer {PASSWORD}"},
         basic(PASSWORD + "x"),
     )
