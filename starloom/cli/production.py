@@ -22,6 +22,7 @@ def secrets(
     socket: Annotated[Path, typer.Option(help="The Docker engine's socket, for its group.")] = Path(
         "/var/run/docker.sock"
     ),
+    json: JsonOption = False,
 ) -> None:
     """Write random secrets for infra/compose.yaml into a file that only you can read; never over another.
 
@@ -30,7 +31,10 @@ def secrets(
     from starloom.dispatch.stack_secrets import stack_variables, write_once
 
     write_once(out, stack_variables(hub_host, lake_host, tls, socket.stat().st_gid))
-    say(f"{out} holds the secrets. Keep a copy apart from the backups that they open.")
+    if json:
+        emit_json({"file": str(out)})
+    else:
+        say(f"{out} holds the secrets. Keep a copy apart from the backups that they open.")
 
 
 def setup(

@@ -57,7 +57,7 @@ def test_a_failed_step_says_so_and_its_line_names_the_trace(
     def broken(*_: Any) -> None:
         raise ValueError("nobody foresaw this")
 
-    monkeypatch.setattr(ingest, "inspect_file", broken)
+    monkeypatch.setattr(ingest, "examine_apart", broken)
     station.process([frame_id])
     (span,) = spans.named("ingest")
     assert not span.status.is_ok
