@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := hub,postgres,redis,dask,docker,online,gaia,blind,otel,dev
 
-.PHONY: setup demo test test-quick lint images chaos fuzz audit bench-coadd clean
+.PHONY: setup demo test test-quick test-stack lint images chaos fuzz audit bench-coadd clean
 
 setup: .venv/.ready
 
@@ -26,7 +26,11 @@ test-quick: lint
 
 # The slow ones start servers, kill them and take their time; one after the other.
 test: test-quick
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m 'slow and not stack'
+
+# The stack of infra/compose.yaml, up, used, killed, down and up again, from images made here.
+test-stack: setup
+	$(BIN)/pytest -m stack
 
 images:
 	docker build -f docker/Dockerfile --target cpu -t starloom:latest --build-arg COMMIT=$$(git rev-parse HEAD) .

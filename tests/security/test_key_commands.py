@@ -11,9 +11,9 @@ import pytest
 from starloom.lake import LakeDenied
 from starloom.lake.keys import inbox
 from starloom.lake.s3 import S3Lake
-from tests.cli.conftest import home, run
+from tests.cli.conftest import home, own_logging, run
 
-__all__ = ["home", "run"]
+__all__ = ["home", "own_logging", "run"]
 
 
 @pytest.fixture

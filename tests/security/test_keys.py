@@ -17,6 +17,9 @@ from starloom.lake import LakeDenied
 from starloom.lake.policies import Grant, node_grant, reader_grant, worker_grant
 from starloom.lake.s3 import S3Lake
 
+#: What was refused is told by the server in its own time, and late where many want the machine.
+pytestmark = pytest.mark.slow
+
 Holder = Callable[[Grant], S3Lake]
 RAW = "raw/{node}/20250101/" + "ab" * 32 + ".fits"
 

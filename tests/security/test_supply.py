@@ -28,7 +28,7 @@ SECRETS = {
     "a token of Prefect": r"\bpn[ub]_[A-Za-z0-9]{36}\b",
     "a JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.",
     "a key of ours": r"\bSL[0-9A-F]{18}\b",
-    "a password in an address": r"\b[a-z+]{3,}://[^\s/:@{}$<>\"']+:(?!password\b|secret\b|ChangeMe\b|hush\b)[^\s/:@{}$<>\"']{6,}@(?!127\.|localhost)",
+    "a password in an address": r"\b[a-z+]{3,}://[^\s/:@{}$<>\"']+:(?!password\b|secret\b|ChangeMe\b|hush\b|kD83hs\b)[^\s/:@{}$<>\"']{6,}@(?!127\.|localhost)",
 }
 
 

@@ -14,7 +14,7 @@ from tests.docker.compose.stack import HUB, LAKE, NAME, Stack
 from tests.docker.conftest import Clock
 from tests.docker.hub import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.stack, pytest.mark.timeout(1800)]
 
 #: Prints the status that each URL answers with, or the name of the error; ``URL|Authorization``.
 ASK = """
