@@ -213,8 +213,8 @@ def test_off_target_frame_has_no_weight(network):
     frame = outcome(network, "off_target")
     assert "off-target" in frame.flags
     for revision in network.revisions:
-        (told,) = [f for f in revision.published.frames if f["frame_id"] == frame.id]
-        assert (told["weight"], told["reason"], told["scale"]) == (0.0, "off-target", None)
+        (told,) = [row for row in revision.published.inputs if row["frame"] == frame.name]
+        assert (told["weight_pct"], told["reason"]) == (0.0, "off-target")
     entries: list[RevisionInput] = [entry for entry in network.inputs() if entry.frame_id == frame.id]
     assert [(e.weight, e.reason, e.scale) for e in entries] == [(0.0, "off-target", None)] * 2
 
@@ -222,10 +222,9 @@ def test_off_target_frame_has_no_weight(network):
 def test_late_frame_makes_revision_two_and_keeps_revision_one(network):
     first, second = network.revisions
     late = outcome(network, "late")
-    assert late.id not in {f["frame_id"] for f in first.published.frames}
-    assert {f["frame_id"] for f in second.published.frames} - {f["frame_id"] for f in first.published.frames} == {
-        late.id
-    }
+    before, after = ({row["frame"] for row in revision.published.inputs} for revision in (first, second))
+    assert after - before == {late.name}
+    assert before <= after
     assert (first.published.n, second.published.n) == (1, 2)
     assert all(path.is_file() for path in (*first.files, *second.files))
     assert first.files != second.files
