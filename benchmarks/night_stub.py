@@ -37,14 +37,14 @@ def _can_frames() -> None:
     from starloom.astrometry import step as astrometry
     from starloom.calibration import step as calibration
     from starloom.calibration.matching import Match
-    from starloom.frames import FrameInfo
+    from starloom.frames import Examined, FrameInfo
     from starloom.frames import step as frames
     from starloom.photometry import step as photometry
 
-    def inspect_file(path: Path) -> Any:
+    def examine_apart(path: Path) -> Examined:
         data = Path(path).read_bytes()
         digest = hashlib.sha256(data).hexdigest()
-        return FrameInfo(Path(path), digest, len(data), SHAPE, "uint16", True, digest)
+        return Examined(FrameInfo(Path(path), digest, len(data), SHAPE, "uint16", True, digest), HEADER)
 
     def calibrated(*_: Any) -> Any:
         nothing = ("key", "lake_version", "masked_fraction", "saturation_adu", "gain_e_per_adu", "read_noise_adu")
@@ -53,8 +53,7 @@ def _can_frames() -> None:
     def write_solved(source: Path, target: Path, *_: Any, **__: Any) -> None:
         Path(target).write_bytes(Path(source).read_bytes() + b" solved")
 
-    frames.inspect_file = inspect_file
-    frames.read_frame = lambda _: (None, HEADER)
+    frames.examine_apart = examine_apart
     calibration._calibrated = calibrated
     astrometry.read_planes = lambda _: SimpleNamespace(header=HEADER)
     astrometry._outcome = lambda *_: _solved()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 from itertools import islice
@@ -26,6 +25,7 @@ from starloom.archive.reconciling import reconcile
 from starloom.astrometry.instrument import BadInstrument, Sample, learn
 from starloom.batches import FrameBatch, batches, tell_spent
 from starloom.lake import Stored
+from starloom.lake.keys import stack_of
 from starloom.receipts import write_receipt
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_EPOCH = re.compile(r"^stacks/(?P<mission>[^/]+)/r(?P<n>\d+)/e(?P<epoch>\d+)/")
 
 #: Instruments that one sweep learns at most: a lesson of 400 frames takes a second or two.
 LESSONS = 20
@@ -216,16 +215,15 @@ def orphans(hub: Hub, horizon: datetime) -> Iterator[str]:
                 unknown = results.unreferenced(session, [item.key for item in page])
             yield from unknown
     for page in _pages(hub, "stacks/", horizon):
-        alive: dict[tuple[str, str, str], bool] = {}
+        alive: dict[tuple[str, int, int], bool] = {}
         dead = []
         with hub.archive.session() as session:
             for item in page:
-                match = _EPOCH.match(item.key)
-                if match is None:
+                place = stack_of(item.key)
+                if place is None:
                     continue
-                place = (match["mission"], match["n"], match["epoch"])
                 if place not in alive:
-                    alive[place] = claims.epoch_is_alive(session, place[0], int(place[1]), int(place[2]))
+                    alive[place] = claims.epoch_is_alive(session, *place)
                 if not alive[place]:
                     dead.append(item.key)
         yield from dead

@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 from prefect import get_client, task
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, FlowRunFilter
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import get_current_settings
 from prefect.states import Cancelling, Crashed
 
 from starloom import holding, mastering, scrubbing, sweeping, watching
 from starloom.batches import FrameBatch
-from starloom.dispatch.rest import PrefectApi
+from starloom.dispatch.rest import TAG, PrefectApi
 from starloom.hub import current_hub
 from starloom.mastering import MasterWork
 from tasks.retrying import UPKEEP_S, retrying
@@ -58,7 +58,8 @@ def end_hung_runs() -> int:
 def _end_never_begun(client: SyncPrefectClient) -> int:
     """Crash the runs that a worker has taken and that never began: it died in between, and nobody else looks."""
     pending = client.read_flow_runs(
-        flow_filter=FlowFilter(name={"any_": list(HUNG_AFTER_S)}),
+        # Of every deployment: a sweep that never began would hold the one slot that sweeps have.
+        deployment_filter=DeploymentFilter(tags={"all_": [TAG]}),
         flow_run_filter=FlowRunFilter(state={"type": {"any_": ["PENDING"]}}),
     )
     since = datetime.now(UTC) - timedelta(seconds=NEVER_BEGUN_S)

@@ -32,11 +32,8 @@ def pause(api: PrefectApi, pool: str, parts: Iterable[str], why: str) -> None:
     BadInput
         ``no-such-part``.
     """
-    said = dict(api.variable(REASONS) or {})
-    for part in _known(parts):
-        _set(api, pool, part, paused=True)
-        said[part] = {"since": datetime.now(UTC).isoformat(timespec="seconds"), "why": why}
-    api.set_variable(REASONS, said)
+    note = {"since": datetime.now(UTC).isoformat(timespec="seconds"), "why": why}
+    _change(api, pool, parts, note)
 
 
 def resume(api: PrefectApi, pool: str, parts: Iterable[str]) -> None:
@@ -47,11 +44,7 @@ def resume(api: PrefectApi, pool: str, parts: Iterable[str]) -> None:
     BadInput
         ``no-such-part``.
     """
-    said = dict(api.variable(REASONS) or {})
-    for part in _known(parts):
-        _set(api, pool, part, paused=False)
-        said.pop(part, None)
-    api.set_variable(REASONS, said)
+    _change(api, pool, parts, None)
 
 
 def paused(api: PrefectApi, pool: str) -> list[dict[str, Any]]:
@@ -128,8 +121,15 @@ def _known(parts: Iterable[str]) -> list[str]:
     return list(PARTS) if "all" in asked else asked
 
 
-def _set(api: PrefectApi, pool: str, part: str, *, paused: bool) -> None:
-    if part in SCHEDULED:
-        api.pause_deployment(SCHEDULED[part], paused=paused)
-    else:
-        api.pause_queue(pool, part, paused=paused)
+def _change(api: PrefectApi, pool: str, parts: Iterable[str], note: dict[str, str] | None) -> None:
+    """Pause parts and keep the note about it, or, without one, let them go on and forget theirs."""
+    said = dict(api.variable(REASONS) or {})
+    for part in _known(parts):
+        if part in SCHEDULED:
+            api.pause_deployment(SCHEDULED[part], paused=note is not None)
+        else:
+            api.pause_queue(pool, part, paused=note is not None)
+        said.pop(part, None)
+        if note is not None:
+            said[part] = note
+    api.set_variable(REASONS, said)

@@ -17,6 +17,7 @@ from starloom.archive.engine import database_now
 from starloom.archive.models import Mission, StatusEvent
 from starloom.archive.schema import newest_schema, refuse_newer, schema_of
 from starloom.backup import postgres
+from starloom.backup.saving import server_major
 from starloom.doctor.finding import Check, Group, Trouble
 from starloom.settings import Settings
 
@@ -122,7 +123,7 @@ def can_be_backed_up(settings: Settings) -> str:
     if make_url(settings.archive_url.get_secret_value()).get_backend_name() == "sqlite":
         return "SQLite's online backup"
     with _session(settings) as session:
-        major = int(session.connection().execute(text("SHOW server_version_num")).scalar_one()) // 10000
+        major = server_major(session.connection())
     tools = [postgres.find_tool(name, major) for name in ("pg_dump", "pg_restore")]
     return ", ".join(f"{path} {version}" for path, version in tools)
 

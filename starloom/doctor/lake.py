@@ -107,8 +107,7 @@ def is_copied(settings: Settings) -> str:
     """Reach the store of the second copy of raw frames."""
     copy = second_copy(settings)
     if copy is None:
-        level = "warning" if settings.environment == "production" else "ok"
-        if level == "ok":
+        if settings.environment != "production":
             return "none is configured"
         raise Trouble(
             "there is no second copy of the raw frames",

@@ -23,6 +23,7 @@ ANNOUNCEMENT_SUFFIX = ".announce.json"
 _DATE = re.compile(r"\d{8}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _OF_FRAME = re.compile(r"(?:calibrated|solved|sources|quicklook)/[^/]+/\d{8}/([^/]+)/[^/]+", re.ASCII)
+_OF_STACK = re.compile(r"stacks/([^/]+)/r(\d+)/e(\d+)/.*", re.ASCII | re.DOTALL)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._\-]+")
 
 
@@ -183,6 +184,12 @@ def preview(mission: str, n: int, epoch: int, band: str, pointing: int, track: s
 def _product(mission: str, n: int, epoch: int, band: str, pointing: int, track: str, suffix: str) -> str:
     moving = "" if track == "sidereal" else f"_{slug(track)}"
     return _join("stacks", mission, f"r{n:d}", f"e{epoch:d}", f"{slug(band)}_p{pointing:d}{moving}{suffix}")
+
+
+def stack_of(key: str) -> tuple[str, int, int] | None:
+    """Return mission, revision number and epoch of a product's key; None where it is none."""
+    match = _OF_STACK.fullmatch(key)
+    return (match[1], int(match[2]), int(match[3])) if match else None
 
 
 def receipt(node: str, name: str) -> str:

@@ -76,7 +76,7 @@ def make_again(hub: Hub, gaps: list[Gap]) -> int:
                 continue
             frame.ready_at = None  # what it would be stacked from is gone
             frame.version += 1
-        log.warning("frame=%s %s: %s is gone; done again from %s", gap.frame_id, gap.name, gap.key, gap.since)
+        log.warning("%s is gone; done again from %s", gap.key, gap.since, extra=rows.subject_of(frame))
         done += 1
     return done
 

@@ -7,7 +7,6 @@ have been given without writing anything yet.
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from sqlmodel import col, func, select
 
 from starloom.archive.models import Mission, Revision
 from starloom.lake import Lake
+from starloom.lake.keys import stack_of
 
 if TYPE_CHECKING:
     from starloom.archive import Archive
@@ -28,15 +28,14 @@ JUMP = 1000
 #: Number of the revision whose row only holds the epochs back.
 FENCE_N = 0
 PAGE = 1000
-_PLACE = re.compile(r"^stacks/(?P<mission>[^/]+)/r(?P<n>\d+)/e(?P<epoch>\d+)/")
 
 
 def in_the_lake(lake: Lake) -> dict[str, set[tuple[int, int]]]:
     """Return revision number and epoch of all stacks, finished or not, that have objects, by mission."""
     found: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for item in lake.list("stacks/"):
-        if match := _PLACE.match(item.key):
-            found[match["mission"]].add((int(match["n"]), int(match["epoch"])))
+        if place := stack_of(item.key):
+            found[place[0]].add(place[1:])
     return dict(found)
 
 

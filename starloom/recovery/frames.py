@@ -14,6 +14,7 @@ from uuid import uuid4
 from sqlalchemy import update
 from sqlmodel import Session, col, select
 
+from starloom.archive.frames import subject_of
 from starloom.archive.models import Frame
 from starloom.errors import BadInput
 from starloom.frames import parse_name
@@ -167,7 +168,7 @@ def register(hub: Hub, lost: Sequence[Lost]) -> int:
         with hub.archive.transaction() as session:
             for one in ordered[start : start + PAGE]:
                 frame = _register(session, one)
-                log.info("frame=%s %s found again at %s", frame.id, frame.name, one.item.key)
+                log.info("%s found again at %s", frame.name, one.item.key, extra=subject_of(frame))
     return len(ordered)
 
 

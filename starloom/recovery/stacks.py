@@ -74,7 +74,7 @@ def _complete(session: Session, mission_id: str, reason: str) -> bool:
     missions.set_status(session, mission_id, "COMPLETE")
     newest = select(func.max(StatusEvent.id)).where(StatusEvent.mission_id == mission_id).scalar_subquery()
     session.exec(update(StatusEvent).where(col(StatusEvent.id) == newest).values(reason=reason))
-    log.warning("mission=%s is stacked again: %s", mission_id, reason)
+    log.warning("it is stacked again: %s", reason, extra={"mission": mission_id})
     return True
 
 

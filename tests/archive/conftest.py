@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
 
 from starloom.archive import Archive
+from tests.conftest import fresh_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -19,13 +17,7 @@ def empty_archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ar
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path / 'archive.sqlite'}"
     else:
-        server = make_url(request.getfixturevalue("postgres_url"))
-        name = f"t{uuid4().hex}"
-        admin = create_engine(server, isolation_level="AUTOCOMMIT")
-        with admin.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        admin.dispose()
-        url = server.set(database=name).render_as_string(hide_password=False)
+        url = fresh_database(request.getfixturevalue("postgres_url"))
     archive = Archive(url)
     yield archive
     archive.dispose()

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
 
 from benchmarks.archive_asks import ASKS, Key, ask, keys, normalised
 from benchmarks.archive_rows import fill
 from benchmarks.archive_scale import as_text, named_queries
 from starloom.archive import Archive
 from starloom.dispatch.services import checkout
+from tests.conftest import fresh_database
 
 #: Tables that grow with every frame or mission for ever.
 BIG = {
@@ -28,13 +26,7 @@ CHOSEN = "stale stacks"
 @pytest.fixture(scope="module")
 def large(postgres_url: str) -> Iterator[Archive]:
     """An archive like the one that is measured, as small as it may be."""
-    server = make_url(postgres_url)
-    name = f"t{uuid4().hex}"
-    admin = create_engine(server, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    admin.dispose()
-    url = server.set(database=name).render_as_string(hide_password=False)
+    url = fresh_database(postgres_url)
     fill(url, 6000, per_day=1500)  # four days, so that an index of what is new helps
     archive = Archive(url)
     yield archive

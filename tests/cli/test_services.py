@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
 
 from starloom.frames import step as ingest
 from starloom.hub import Hub
 from starloom.lake.seaweed import SeaweedFS
 from starloom.settings import load_settings
+from tests.conftest import fresh_database
 
 Hubbed = tuple[Hub, dict[str, str]]
 
@@ -147,13 +146,7 @@ def test_a_postgresql_without_tables_is_never_set_up_in_passing(
     run: Any, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A database of its own: another test may have filled the server's first.
-    server = make_url(postgres_url)
-    admin = create_engine(server, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text("CREATE DATABASE without_tables"))
-    admin.dispose()
-    empty = server.set(database="without_tables").render_as_string(hide_password=False)
-    monkeypatch.setenv("STARLOOM_ARCHIVE_URL", empty)
+    monkeypatch.setenv("STARLOOM_ARCHIVE_URL", fresh_database(postgres_url))
     for words in (["mission", "list"], ["mission", "create", "550"], ["node", "register", "T42"]):
         answer = run(*words, "--json")
         assert (answer.code, answer.error["code"]) == (1, "archive-not-ready")

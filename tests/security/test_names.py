@@ -11,8 +11,7 @@ from uuid import uuid4
 import pytest
 from minio.error import S3Error
 from pydantic import SecretStr
-from sqlalchemy import create_engine, inspect
-from sqlalchemy.engine import make_url
+from sqlalchemy import inspect
 
 from starloom.archive import frames as rows
 from starloom.archive import missions
@@ -21,6 +20,7 @@ from starloom.frames import parse_name
 from starloom.frames import step as ingest
 from starloom.hub import Hub
 from starloom.lake import keys
+from tests.conftest import fresh_database
 from tests.security.mutations import CARD, NASTY_TEXTS, Seed, small_seeds, text_card
 from tests.steps.conftest import DAY, Station
 
@@ -56,15 +56,9 @@ NAMES = {
 @pytest.fixture
 def station(seaweed: Any, postgres_url: str) -> Iterator[Station]:
     """A hub on the real object store and the real PostgreSQL, which holds a text to its column's length."""
-    server = make_url(postgres_url)
-    name = f"t{uuid4().hex}"
-    admin = create_engine(server, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    admin.dispose()
-    url = server.set(database=name).render_as_string(hide_password=False)
+    url = fresh_database(postgres_url)
     hub = Hub.open(
-        seaweed.settings(lake_url=f"s3://{name[:20]}", lake_raw_lock_days=0, archive_url=SecretStr(url))
+        seaweed.settings(lake_url=f"s3://t{uuid4().hex[:19]}", lake_raw_lock_days=0, archive_url=SecretStr(url))
     )
     hub.archive.migrate()
     hub.lake.prepare()

@@ -7,15 +7,12 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pytest
 from astropy.io import fits
 from numpy.typing import NDArray
 from pydantic import SecretStr
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
 
 from starloom.archive import frames as rows
 from starloom.archive import missions
@@ -34,6 +31,7 @@ from starloom.sky.field import field_sky
 from starloom.sky.night import frame_name, write_compressed
 from starloom.sky.render import render
 from starloom.sky.telescope import Telescope
+from tests.conftest import fresh_database
 
 TARGET = (343.91, 55.85)
 START = datetime(2026, 10, 8, 22, tzinfo=UTC)
@@ -110,13 +108,7 @@ def station(tmp_path: Path) -> Iterator[Station]:
 @pytest.fixture
 def postgres_station(tmp_path: Path, postgres_url: str) -> Iterator[Station]:
     """A station whose archive is a PostgreSQL database of its own: runs at once are really at once there."""
-    server = make_url(postgres_url)
-    name = f"t{uuid4().hex}"
-    admin = create_engine(server, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    admin.dispose()
-    url = server.set(database=name).render_as_string(hide_password=False)
+    url = fresh_database(postgres_url)
     hub = Hub.open(Settings(home=tmp_path / "home", archive_url=SecretStr(url)))
     hub.archive.migrate()
     hub.lake.prepare()
