@@ -32,6 +32,14 @@ POSTGRES_CONNECTION = {
 }
 
 
+def missing_file(url: str) -> str | None:
+    """Return the path of a SQLite database that is not there, None otherwise: opening it would create it."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file():
+        return None
+    return parsed.database or ""
+
+
 class Archive:
     """The metadata database: SQLite on one host, PostgreSQL for a network, the same code for both.
 

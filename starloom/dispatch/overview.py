@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import make_url
 from sqlmodel import Session
 
 from starloom.archive import Archive, counting, staleness
+from starloom.archive.engine import missing_file
 from starloom.archive.events import open_events, surplus_runs
 from starloom.dispatch.embedded import Embedded
 from starloom.dispatch.heartbeat import Heartbeat
@@ -78,13 +78,12 @@ def _program(settings: Settings, name: str, heartbeat: Heartbeat | None = None) 
 
 
 def _ping_archive(settings: Settings) -> None:
-    url = make_url(settings.archive_url.get_secret_value())
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        # Opening it would create it, in a home that may only be misspelt.
+    url = settings.archive_url.get_secret_value()
+    if missing_file(url) is not None:  # in a home that may only be misspelt
         raise StarloomError(
             f"there is no archive in {settings.home}; `starloom up` makes one", code="archive-not-ready"
         )
-    archive = Archive(settings.archive_url.get_secret_value())
+    archive = Archive(url)
     try:
         archive.ping()
     finally:

@@ -12,14 +12,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 
-from sqlalchemy.engine import make_url
 from sqlmodel import Session, col, func, select
 
 from starloom.archive import Archive
 from starloom.archive.claims import HELD
-from starloom.archive.engine import database_now
+from starloom.archive.engine import database_now, missing_file
 from starloom.archive.models import Mission, Revision, StatusEvent
 from starloom.dispatch.heartbeat import Heartbeat
 from starloom.dispatch.rest import PrefectApi
@@ -116,10 +114,10 @@ def check_sweep(settings: Settings) -> str:
 
 def check_claims(settings: Settings) -> str:
     """Look whether a mission has asked for its stack for long, and nothing has been claimed or worked on since."""
-    url = make_url(settings.archive_url.get_secret_value())
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        raise Dead(f"there is no archive at {url.database}")  # opening it would make one
-    archive = Archive(settings.archive_url.get_secret_value())
+    url = settings.archive_url.get_secret_value()
+    if (path := missing_file(url)) is not None:
+        raise Dead(f"there is no archive at {path}")
+    archive = Archive(url)
     try:
         with archive.session() as session:
             return _claims_move(session, settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from uuid import uuid4
 
 from sqlalchemy import text
@@ -13,7 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlmodel import Session, func, select
 
 from starloom.archive import Archive
-from starloom.archive.engine import database_now
+from starloom.archive.engine import database_now, missing_file
 from starloom.archive.models import Mission, StatusEvent
 from starloom.archive.schema import newest_schema, refuse_newer, schema_of
 from starloom.backup import postgres
@@ -46,8 +45,8 @@ def _asking(look: Callable[[Session, Settings], str]) -> Callable[[Settings], st
 def answers(settings: Settings) -> str:
     """Ask the database anything; never make one by asking."""
     url = make_url(settings.archive_url.get_secret_value())
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        raise Trouble(f"there is no archive at {url.database}", "`starloom up` makes one; or set STARLOOM_HOME.")
+    if (path := missing_file(settings.archive_url.get_secret_value())) is not None:
+        raise Trouble(f"there is no archive at {path}", "`starloom up` makes one; or set STARLOOM_HOME.")
     with _session(settings) as session:
         if url.get_backend_name() == "sqlite":
             version = "SQLite " + str(session.connection().execute(text("SELECT sqlite_version()")).scalar_one())
