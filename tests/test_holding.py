@@ -19,6 +19,7 @@ from starloom.errors import BadInput, Unavailable
 from starloom.holding import check_held, claimed, record_of, tidy_work, workdir
 from starloom.hub import Hub
 from starloom.settings import Settings
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -39,13 +40,6 @@ def event(hub: Hub) -> int:
 def revisions(hub: Hub) -> list[Revision]:
     with hub.archive.session() as session:
         return list(session.exec(select(Revision).order_by(Revision.epoch)).all())  # type: ignore[arg-type]
-
-
-def until(condition: object, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_the_lease_is_renewed_while_the_work_goes_on(hub: Hub) -> None:

@@ -60,7 +60,7 @@ class RefusalLog:
     def _listen(self, connection: Any) -> None:
         decoder, pending = json.JSONDecoder(), ""
         while part := connection.recv(MAX_RECORD):
-            pending += part.decode("utf-8", "replace")
+            pending = (pending + part.decode("utf-8", "replace")).lstrip()
             while pending:
                 try:
                     record, end = decoder.raw_decode(pending)
@@ -82,4 +82,4 @@ class RefusalLog:
         kept = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "status": said["status"]}
         kept |= {name: str(said.get(name, ""))[:300] for name in _TOLD}
         # JSON escapes what would break a line or turn a terminal around.
-        self._lines.emit(logging.makeLogRecord({"msg": "%s", "args": (json.dumps(kept),)}))
+        self._lines.handle(logging.makeLogRecord({"msg": "%s", "args": (json.dumps(kept),)}))

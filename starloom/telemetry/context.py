@@ -61,7 +61,7 @@ class AboutRecord(logging.LogRecord):
 
     def getMessage(self) -> str:
         """Return the message behind its subject, where the line is the hub's own."""
-        if not self.name.startswith("starloom"):
+        if not (self.name or "").startswith("starloom"):  # `logging.makeLogRecord` makes records without a name
             return self.said()
         return " ".join([*(f"{name}={value}" for name, value in self.subject(SUBJECT).items()), self.said()])
 

@@ -30,6 +30,7 @@ from starloom.lake import connect
 from starloom.settings import Settings
 from tests.dispatch.hooks import Hooks, hooks
 from tests.dispatch.server import RunningPrefect
+from tests.waiting import until
 
 __all__ = ["hooks"]
 
@@ -282,14 +283,6 @@ def applied(api: PrefectApi, here: Settings, hooks: Hooks, tmp_path: Path) -> di
 def state(api: PrefectApi, run: str) -> tuple[str, int]:
     found = api._call("GET", f"/flow_runs/{run}")
     return found["state_name"], found["run_count"]
-
-
-def until(what: Callable[[], bool], otherwise: Callable[[], object], timeout_s: float = 120.0) -> None:
-    """Wait for something; the machine may be busy, and no test depends on how long it takes."""
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline, otherwise()
-        time.sleep(0.3)
 
 
 def acts(server: RunningPrefect, do: Callable[[], object], done: Callable[[], bool]) -> None:
