@@ -16,7 +16,7 @@ from typing import Any
 
 #: A bridge of the engine's own: `docker0` may be another engine's.
 BRIDGE, GATEWAY, SUBNET = "starloom-test0", "172.31.250.1", "172.31.250.1/24"
-BASE_PACKAGES = "ca-certificates,python3,python3-venv,tzdata"
+BASE_PACKAGES = "ca-certificates,postgresql-client,python3,python3-venv,tzdata"
 #: What the images of the production stack are stood in by (tests/docker/compose/Dockerfile).
 SERVICE_PACKAGES = "busybox,caddy,ca-certificates,postgresql,redis-server,tzdata"
 #: What a build needs to reach its package index from here belongs into the local base, never into the Dockerfile.

@@ -68,9 +68,19 @@ class Stack:
         assert done.returncode == 0, f"docker-compose {words}: {done.stdout[-3000:]}{done.stderr[-5000:]}"
         return done.stdout
 
-    def up(self) -> None:
-        self.compose("up", "--detach", "--no-color")
+    def up(self, *services: str) -> None:
+        self.compose("up", "--detach", "--no-color", *services)
         wait_for("the stack's health", lambda: set(self.health().values()) <= {"healthy", "running"}, 180)
+
+    def take_image(self, tag: str) -> None:
+        """Set STARLOOM_IMAGE in ``.env``, which is all that an upgrade changes."""
+        env = self.folder / ".env"
+        lines = [line for line in env.read_text().splitlines() if not line.startswith("STARLOOM_IMAGE=")]
+        env.write_text("\n".join([*lines, f"STARLOOM_IMAGE={tag}", ""]))
+
+    def lose(self, *volumes: str) -> None:
+        """Remove volumes of a stack that is down."""
+        self.engine.run("volume", "rm", *(f"{NAME}_{volume}" for volume in volumes))
 
     def containers(self, *filters: str) -> list[str]:
         """Return the ids of the stack's containers, ended ones too; asking the engine is cheaper than compose."""
@@ -96,6 +106,12 @@ class Stack:
     def starloom(self, *words: str) -> Any:
         """Run a command of starloom in the relay's container, and return its JSON."""
         return json.loads(self.engine.run("exec", self.id_of("relay"), "starloom", *words, "--json"))
+
+    def run_deployment(self, name: str) -> None:
+        """Start a run now, as an operator does on Prefect's page."""
+        auth = f"PREFECT_API_AUTH_STRING={self.variables['PREFECT_AUTH_STRING']}"
+        words = ("-e", "PREFECT_API_URL=http://prefect-api:4200/api", "-e", auth, self.id_of("relay"))
+        self.engine.run("exec", *words, "prefect", "deployment", "run", name)
 
     def python(self, script: str) -> str:
         """Run a script in the relay's container."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.docker.compose.conftest import MISSION, N_FRAMES, Stacked, node_key
 from tests.docker.compose.stack import HUB, LAKE, NAME, Stack
-from tests.docker.conftest import Clock
+from tests.docker.conftest import Clock, build
 from tests.docker.hub import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack, pytest.mark.timeout(1800)]
 
+NEXT, BACKUPS = "starloom:next", "/home/starloom/backups"
 #: Prints the status that each URL answers with, or the name of the error; ``URL|Authorization``.
 ASK = """
 import sys, urllib.request as r, urllib.error as e
@@ -195,17 +195,17 @@ def test_a_database_that_dies_comes_back_and_a_late_frame_is_stacked(stacked: St
     assert stacked.show()["products"][-1]["summary"]["n_frames"] == N_FRAMES + 1
 
 
-def test_down_and_up_again_keeps_everything(stacked: Stacked, tmp_path: Path, clock: Clock) -> None:
+def test_an_upgrade_to_another_image_keeps_everything(stacked: Stacked, clock: Clock) -> None:
     stack = stacked.stack
+    build(stack.engine, "cpu", NEXT, VERSION="9.9.9")
     before = stacked.show()
     ids = stack.sql("prefect", "SELECT id FROM automation ORDER BY id")
     stack.drain()
     ended = "SELECT count(*) FROM flow_run WHERE state_type = 'COMPLETED'"
     runs = int(stack.sql("prefect", ended))
-    began = time.monotonic()
-    stack.compose("down")
+    stack.take_image(NEXT)
     stack.up()
-    clock.done(f"down and up, {time.monotonic() - began:.0f} s of them,")
+    clock.done("upgraded")
     after = stacked.show()
     assert (after["frames"], after["revisions"], after["products"]) == (
         before["frames"],
@@ -213,6 +213,8 @@ def test_down_and_up_again_keeps_everything(stacked: Stacked, tmp_path: Path, cl
         before["products"],
     )
     assert int(stack.sql("prefect", ended)) == runs > 0
+    for service in ("prefect-api", "prefect-services", "relay", "worker", "watchdog"):
+        assert stack.engine.inspect(stack.id_of(service))["Config"]["Image"] == NEXT
     # Nothing was registered again, and what was paused stays paused.
     assert stack.sql("prefect", "SELECT id FROM automation ORDER BY id") == ids
     assert stack.sql("prefect", "SELECT name FROM work_queue WHERE is_paused ORDER BY name").split() == [
@@ -223,4 +225,34 @@ def test_down_and_up_again_keeps_everything(stacked: Stacked, tmp_path: Path, cl
     # The node's key still opens its receipts, and only with the right block key does Prefect open its blocks.
     told = stack.outside("starloom", "receipts", stacked.submitted[0]["name"], "--json", env=stacked.key)
     assert json.loads(told)[0]["state"] == "ready"
-    wait_for("a run after the start", lambda: int(stack.sql("prefect", ended)) > runs, 120)
+    newest = f"SELECT id FROM flow_run WHERE state_type = 'COMPLETED' ORDER BY end_time OFFSET {runs} LIMIT 1"
+    wait_for("a run after the start", lambda: stack.sql("prefect", newest).strip() != "", 180)
+    (job,) = stack.engine.containers(stack.sql("prefect", newest).strip())
+    assert stack.engine.inspect(job)["Config"]["Image"] == NEXT
+
+
+def test_archive_and_prefect_are_lost_and_restored_beside_the_lake(stacked: Stacked, clock: Clock) -> None:
+    stack = stacked.stack
+    stack.compose("run", "--rm", "backup")
+    (late,) = stacked.submit(N_FRAMES + 1, N_FRAMES + 2)
+    before = stacked.show()
+    stack.drain()
+    stack.compose("down")
+    stack.lose("archive-data", "prefect-data", "redis-data", "hub-home")
+    began = time.monotonic()
+    stack.up("archive-db", "lake")
+    told = stack.compose("run", "--rm", "backup", "starloom", "restore", BACKUPS, "--json")
+    assert json.loads(told[told.index("{") :])["reconciled"]["frames_registered"] == [late["name"]]
+    stack.up()
+    clock.done(f"restored and up, {time.monotonic() - began:.0f} s of them,")
+    after = stacked.show()
+    assert (after["revisions"], after["products"]) == (before["revisions"], before["products"])
+    assert len(after["frames"]) == len(before["frames"])
+    # The frame that no backup knew is processed again from the lake, and the mission goes on.
+    stack.run_deployment("sweep/sweep")
+    ready = f"SELECT count(*) FROM frame WHERE name = '{late['name']}' AND ready_at IS NOT NULL"
+    wait_for("the late frame", lambda: stack.sql("archive", ready).strip() == "1", 600)
+    revision = len(after["revisions"]) + 1
+    stack.starloom("mission", "restack", MISSION)
+    stacked.wait_until_stacked(revision)
+    assert stacked.show()["products"][-1]["summary"]["n_frames"] == N_FRAMES + 2
