@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     sweep_interval_s: float = 60.0
     tidy_interval_s: float = 3600.0
     relay_poll_s: float = 1.0
+    #: How long a worker may take to start a run that it has taken: an image may have to be pulled. What has not
+    #: begun by then died with whoever took it, and is ended for the slot that it holds.
+    start_max_s: float = 600.0
     #: A mission that just became COMPLETE waits at most this long for frames still in flight.
     settle_max_s: float = 900.0
     #: Late frames coalesce: the next revision opens after this long without a new READY frame.

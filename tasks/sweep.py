@@ -6,15 +6,14 @@ import logging
 from datetime import UTC, datetime, timedelta
 
 from prefect import get_client, task
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, FlowRunFilter
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import get_current_settings
-from prefect.states import Cancelling, Crashed
+from prefect.states import Cancelling
 
 from starloom import holding, mastering, scrubbing, sweeping, watching
 from starloom.batches import FrameBatch
-from starloom.dispatch.rest import TAG, PrefectApi
+from starloom.dispatch.rest import PrefectApi
 from starloom.hub import current_hub
 from starloom.mastering import MasterWork
 from tasks.retrying import UPKEEP_S, retrying
@@ -25,9 +24,6 @@ log = logging.getLogger("starloom.tasks.sweep")
 PAGE = 200
 #: How long a run of a flow may take, seconds: more than all its tasks' time-outs one after the other.
 HUNG_AFTER_S = {"process-frames": 6 * 3600.0, "build-masters": 6 * 3600.0, "stack-mission": 24 * 3600.0}
-
-#: How long a worker may take to start a run that it has taken: an image may have to be pulled.
-NEVER_BEGUN_S = 1800.0
 
 
 @task(**retrying(UPKEEP_S))
@@ -51,23 +47,7 @@ def end_hung_runs() -> int:
                 client.set_flow_run_state(run.id, Cancelling(message=f"It ran for more than {limit_s:.0f} s."))
                 log.warning("run %s ran for more than %.0f s and was cancelled", run.name, limit_s)
                 ended += 1
-        ended += _end_never_begun(client)
     return ended
-
-
-def _end_never_begun(client: SyncPrefectClient) -> int:
-    """Crash the runs that a worker has taken and that never began: it died in between, and nobody else looks."""
-    pending = client.read_flow_runs(
-        # Of every deployment: a sweep that never began would hold the one slot that sweeps have.
-        deployment_filter=DeploymentFilter(tags={"all_": [TAG]}),
-        flow_run_filter=FlowRunFilter(state={"type": {"any_": ["PENDING"]}}),
-    )
-    since = datetime.now(UTC) - timedelta(seconds=NEVER_BEGUN_S)
-    lost = [run for run in pending if run.state is not None and run.state.timestamp < since]
-    for run in lost:
-        client.set_flow_run_state(run.id, Crashed(message="A worker took it, and it never began."), force=True)
-        log.warning("run %s never began and was ended", run.name)
-    return len(lost)
 
 
 @task(**retrying(UPKEEP_S))

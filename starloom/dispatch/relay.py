@@ -4,7 +4,8 @@ An event stays open until its mission is claimed or the event is superseded. Pre
 may fire twice; the claim makes the second harmless, and looking again makes the first a delay. Any number of
 relays may run: an attempt is taken in the archive before Prefect is told, and counts only when Prefect has been.
 
-The relay also gives missions back whose holder fell silent, so that this needs no run of Prefect's.
+The relay also gives missions back whose holder fell silent, and ends runs that nobody works on, so that this needs
+no run of Prefect's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from starloom.archive.giving_back import Budget
 from starloom.archive.models import StatusEvent
 from starloom.archive.reconciling import reconcile
 from starloom.dispatch.heartbeat import Heartbeat
+from starloom.dispatch.lost_runs import end_lost_runs
 from starloom.dispatch.rest import LIVING, PrefectApi, Said
 from starloom.dispatch.waiting import reasons_to_wait
 from starloom.errors import StarloomError, Unavailable
@@ -53,6 +55,8 @@ WORRY_AFTER = 5
 STUCK_AFTER_S = {"RUNNING": 45.0, "PENDING": 75.0, "CANCELLING": 45.0}
 #: Leases and unheard missions are looked at so often.
 RECONCILE_S = 5.0
+#: Lost runs are looked for so often: two questions to Prefect.
+LOST_RUNS_S = 30.0
 
 
 @dataclass
@@ -73,6 +77,7 @@ class Relay:
     metrics: RelayMetrics = field(default_factory=RelayMetrics)
     _wake: threading.Event = field(default_factory=threading.Event)
     _reconcile_at: float = 0.0
+    _lost_runs_at: float = 0.0
 
     def run(self, stop: threading.Event, *, heard: Callable[[str], None] = lambda trouble: None) -> None:
         """Work until told to stop. An archive or server that does not answer is tried again for ever.
@@ -92,6 +97,7 @@ class Relay:
                 with self.metrics.round_s.time():
                     self._reconcile_now_and_then()
                     published = self.once()
+                    self._end_lost_runs_now_and_then()
                 self.metrics.good_round_at.set_to_current_time()
             except StarloomError as error:
                 trouble = f"{error.message} ({error.code})"
@@ -124,6 +130,11 @@ class Relay:
         self._reconcile_at = time.monotonic() + RECONCILE_S
         reconcile(self.archive, Budget(self.settings.stack_attempts, self.settings.stack_retries))
         self._tell_alarms()
+
+    def _end_lost_runs_now_and_then(self) -> None:
+        if time.monotonic() >= self._lost_runs_at:
+            self._lost_runs_at = time.monotonic() + LOST_RUNS_S
+            end_lost_runs(self.prefect, self.settings.start_max_s)
 
     def _tell_alarms(self) -> None:
         """Publish what people must hear of: frames given up, bytes that are lost."""

@@ -305,11 +305,40 @@ class PrefectApi:
 
         For the moment before the pool's only worker starts: what calls itself running then, died with the last.
         """
-        state = {"type": "CRASHED", "message": "The worker ended and this run with it."}
         found = self.pool_runs(pool, AT_WORK)
         for run in found:
-            self._call("POST", f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+            self.crash(run["id"], "The worker ended and this run with it.")
         return len(found)
+
+    def crash(self, run_id: str, why: str) -> None:
+        """Mark a run as crashed, whatever it calls itself; slots that it holds are free again."""
+        state = {"type": "CRASHED", "message": why}
+        self._call("POST", f"/flow_runs/{run_id}/set_state", {"state": state, "force": True})
+
+    def taken_runs(self) -> list[dict[str, Any]]:
+        """Return the runs of this project's deployments that a worker has taken and not begun, at most 200."""
+        body = {
+            "deployments": {"tags": {"all_": [TAG]}},
+            "flow_runs": {"state": {"type": {"any_": ["PENDING"]}}},
+            "limit": 200,
+        }
+        return list(self._call("POST", "/flow_runs/filter", body))
+
+    def left_behind_runs(self, flows: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the runs of flows that call themselves alive while the run above them has ended."""
+        body = {
+            "flows": {"name": {"any_": list(flows)}},
+            "flow_runs": {"state": {"type": {"any_": list(AT_WORK)}}},
+            "limit": 200,
+        }
+        found = []
+        for run in self._call("POST", "/flow_runs/filter", body):
+            if run["parent_task_run_id"] is None:
+                continue  # somebody has called the flow by itself
+            above = self._call("GET", f"/task_runs/{run['parent_task_run_id']}")["flow_run_id"]
+            if above and self._call("GET", f"/flow_runs/{above}")["state_type"] not in LIVING:
+                found.append(run)
+        return found
 
     def logs(self, run_id: str) -> list[dict[str, Any]]:
         """Return the log lines of a flow run and of its tasks, oldest first."""

@@ -355,26 +355,6 @@ def test_runs_that_hang_are_cancelled(prefect_client: RunningPrefect, monkeypatc
     assert states[waiting["id"]] == "SCHEDULED"
 
 
-def test_runs_that_never_began_are_ended(prefect_client: RunningPrefect, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tasks.sweep
-
-    api = prefect_client.api
-    batch = {"batch": {"name": "never", "frame_ids": []}}
-    taken = api.create_run(PROCESS, batch, idempotency_key="never begun")
-    upkeep = api.create_run("tidy/tidy", {}, idempotency_key="never begun")
-    waiting = api.create_run(PROCESS, batch, idempotency_key="not taken")
-    for run in (taken, upkeep):
-        api._call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": "PENDING"}, "force": True})
-    tasks.sweep.end_hung_runs.fn()
-    assert {run["id"]: run["state_type"] for run in api.runs(PROCESS)}[taken["id"]] == "PENDING"
-    monkeypatch.setattr(tasks.sweep, "NEVER_BEGUN_S", -5.0)
-    assert tasks.sweep.end_hung_runs.fn() >= 1
-    states = {run["id"]: run["state_type"] for run in api.runs(PROCESS)}
-    assert states[taken["id"]] == "CRASHED"
-    assert {run["id"]: run["state_type"] for run in api.runs("tidy/tidy")}[upkeep["id"]] == "CRASHED"
-    assert states[waiting["id"]] == "SCHEDULED"
-
-
 @pytest.mark.usefixtures("prefect_client")
 @pytest.mark.parametrize(
     ("error", "calls", "name"),
