@@ -331,14 +331,16 @@ class PrefectApi:
             "flow_runs": {"state": {"type": {"any_": list(AT_WORK)}}},
             "limit": 200,
         }
-        found = []
-        for run in self._call("POST", "/flow_runs/filter", body):
-            if run["parent_task_run_id"] is None:
-                continue  # somebody has called the flow by itself
-            above = self._call("GET", f"/task_runs/{run['parent_task_run_id']}")["flow_run_id"]
-            if above and self._call("GET", f"/flow_runs/{above}")["state_type"] not in LIVING:
-                found.append(run)
-        return found
+        alive = self._call("POST", "/flow_runs/filter", body)
+        above = {run["id"]: run["parent_task_run_id"] for run in alive if run["parent_task_run_id"]}
+        if not above:
+            return []
+        body = {"task_runs": {"id": {"any_": list(above.values())}}, "limit": 200}
+        uppers = {task["id"]: task["flow_run_id"] for task in self._call("POST", "/task_runs/filter", body)}
+        states = {"type": {"not_any_": list(LIVING)}}
+        body = {"flow_runs": {"id": {"any_": list(uppers.values())}, "state": states}, "limit": 200}
+        ended = {run["id"] for run in self._call("POST", "/flow_runs/filter", body)}
+        return [run for run in alive if uppers.get(above.get(run["id"])) in ended]
 
     def logs(self, run_id: str) -> list[dict[str, Any]]:
         """Return the log lines of a flow run and of its tasks, oldest first."""
