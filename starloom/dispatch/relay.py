@@ -132,9 +132,14 @@ class Relay:
         self._tell_alarms()
 
     def _end_lost_runs_now_and_then(self) -> None:
-        if time.monotonic() >= self._lost_runs_at:
-            self._lost_runs_at = time.monotonic() + LOST_RUNS_S
+        if time.monotonic() < self._lost_runs_at:
+            return
+        self._lost_runs_at = time.monotonic() + LOST_RUNS_S
+        try:
             end_lost_runs(self.prefect, self.settings.start_max_s)
+        except Unavailable as error:
+            # No trouble of the relay's: what it has to tell, it would say so of; lost runs wait for the next look.
+            log.info("relay: lost runs not looked for: %s", error.message)
 
     def _tell_alarms(self) -> None:
         """Publish what people must hear of: frames given up, bytes that are lost."""
