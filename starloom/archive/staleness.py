@@ -37,6 +37,7 @@ DAY_S = 86400.0
 ROUND_H = 168
 #: Missions that one statement asks about.
 PAGE = 500
+_WITHOUT_FRAMES: Any = (Mission.status == "FAILED", Mission.failure_code == NO_FRAMES)
 MOVED_PX = 0.1
 ZERO_POINT_MAG = 0.01
 
@@ -87,11 +88,13 @@ def share_of_all(session: Session, hour: int) -> set[str]:
     """Return the stacked missions whose turn it is: every one once in `ROUND_H` hours, changed or not.
 
     What nobody noticed when it happened (no sweep ran for days, rows were put back from a backup) is found so.
+    With them come all that failed for want of a usable frame, which are few.
     """
     last = session.exec(select(func.max(Revision.id))).one() or 0
     first, until = (last * turn // ROUND_H for turn in (hour % ROUND_H, hour % ROUND_H + 1))
     mine = (Revision.status == "published", col(Revision.id) > first, col(Revision.id) <= until)
-    return set(session.exec(select(Revision.mission_id).where(*mine).distinct()).all())
+    turn = set(session.exec(select(Revision.mission_id).where(*mine).distinct()).all())
+    return turn | set(session.exec(select(Mission.id).where(*_WITHOUT_FRAMES)).all())
 
 
 def stale_missions(session: Session, quiet_s: float, among: Collection[str] | None = None) -> list[Mission]:
@@ -102,8 +105,8 @@ def stale_missions(session: Session, quiet_s: float, among: Collection[str] | No
     looked at; None: of what changed in the last day.
     """
     horizon = database_now(session) - timedelta(seconds=quiet_s)
-    latest: dict[str, datetime] = dict(_missions_with_a_first_frame(session))
     looked_at = recently_changed(session, DAY_S) if among is None else among
+    latest: dict[str, datetime] = dict(_missions_with_a_first_frame(session, looked_at))
     for mission_id, change in _changes(session, looked_at, note=True):
         latest[mission_id] = max(change.at, latest.get(mission_id, change.at))
     stale = [mission_id for mission_id, moment in latest.items() if moment <= horizon]
@@ -146,20 +149,21 @@ def in_words(changes: Sequence[Change]) -> str:
     return "; ".join(said)
 
 
-def _missions_with_a_first_frame(session: Session) -> Sequence[tuple[str, datetime]]:
-    """Return missions that FAILED without a usable frame and have some now, with the time of the latest."""
-    found = session.exec(
-        select(Mission.id, func.max(Frame.ready_at))
-        .join(Frame, col(Frame.obs_req) == Mission.id)
-        .where(
-            Mission.status == "FAILED",
-            Mission.failure_code == NO_FRAMES,
-            Frame.disposition == "active",
-            col(Frame.ready_at).is_not(None),
-        )
-        .group_by(col(Mission.id))
-    ).all()
-    return [(mission_id, moment) for mission_id, moment in found if moment is not None]
+def _missions_with_a_first_frame(session: Session, among: Collection[str]) -> Iterator[tuple[str, datetime]]:
+    """Yield those of the missions that FAILED without a usable frame and have some now, with the latest's time."""
+    for page in _pages(among):
+        found = session.exec(
+            select(Mission.id, func.max(Frame.ready_at))
+            .join(Frame, col(Frame.obs_req) == Mission.id)
+            .where(
+                col(Mission.id).in_(page),
+                *_WITHOUT_FRAMES,
+                Frame.disposition == "active",
+                col(Frame.ready_at).is_not(None),
+            )
+            .group_by(col(Mission.id))
+        ).all()
+        yield from ((mission_id, moment) for mission_id, moment in found if moment is not None)
 
 
 def _pages(missions: Collection[str]) -> Iterator[Sequence[str]]:
