@@ -15,8 +15,8 @@ from starloom.archive.models import Frame, FrameCell, Photometry, Solution
 
 #: 0.46° cells: a frame of a degree touches a dozen of them, a wide-field one of 10° some 600.
 NSIDE = 128
-#: Cells of frames near a point that are looked at: a field's source lists are alike, its visits may be thousands.
-NEAR = 400
+#: Frames near a point that are looked at: a field's source lists are alike, its visits may be thousands.
+NEAR = 200
 _GRID = HEALPix(nside=NSIDE, order="nested")
 #: `Solution.catalog` of frames that were solved against the network's own stars.
 OWN_CATALOG = "own"

@@ -233,7 +233,7 @@ def test_an_upgrade_to_another_image_keeps_everything(stacked: Stacked, clock: C
 
 def test_archive_and_prefect_are_lost_and_restored_beside_the_lake(stacked: Stacked, clock: Clock) -> None:
     stack = stacked.stack
-    stack.compose("run", "--rm", "backup")
+    stack.compose("run", "--rm", "-T", "backup")
     (late,) = stacked.submit(N_FRAMES + 1, N_FRAMES + 2)
     before = stacked.show()
     stack.drain()
@@ -241,7 +241,7 @@ def test_archive_and_prefect_are_lost_and_restored_beside_the_lake(stacked: Stac
     stack.lose("archive-data", "prefect-data", "redis-data", "hub-home")
     began = time.monotonic()
     stack.up("archive-db", "lake")
-    told = stack.compose("run", "--rm", "backup", "starloom", "restore", BACKUPS, "--json")
+    told = stack.compose("run", "--rm", "-T", "backup", "starloom", "restore", BACKUPS, "--json")
     assert json.loads(told[told.index("{") :])["reconciled"]["frames_registered"] == [late["name"]]
     stack.up()
     clock.done(f"restored and up, {time.monotonic() - began:.0f} s of them,")
