@@ -1,11 +1,13 @@
 """What the hub asks of lake and archive for one frame, counted, and its own CPU time, pixels canned.
 
 From the repository's root: ``python -m benchmarks.frame_cost``. A folder, SQLite and no Prefect: only the counts
-are those of a large hub.
+are those of a large hub. Fails where a frame did not become READY: `benchmarks/night_stub.py` is behind the code.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
+from sqlmodel import col, func, select
 
 import starloom.astrometry.step
 import starloom.calibration.step
@@ -23,6 +26,7 @@ import starloom.photometry.step
 from benchmarks import night_stub
 from benchmarks.night import START
 from starloom.archive import missions
+from starloom.archive.models import Frame
 from starloom.batches import advance
 from starloom.hub import Hub
 from starloom.lake import keys
@@ -36,10 +40,13 @@ STEPS = {
     "measure": starloom.photometry.step.run,
 }
 LAKE = ("stat", "put_bytes", "put_file", "get_bytes", "local_copy", "delete", "copy")
-FRAMES, WARM = 64, 16
+WARM = 16
 
 
-def main() -> None:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=64)
+    frames = parser.parse_args().frames
     with tempfile.TemporaryDirectory(prefix="starloom-cost-") as folder:
         hub = Hub.open(Settings(home=Path(folder)))
         hub.archive.migrate()
@@ -51,8 +58,14 @@ def main() -> None:
         counts = count(hub)
         print("| step | CPU ms | transactions | statements | requests to the lake |\n|---|---|---|---|---|")
         through(hub, 0, WARM, Counter())
-        through(hub, WARM, FRAMES, counts, tell=True)
+        through(hub, WARM, frames, counts, tell=True)
+        with hub.archive.session() as session:
+            ready = session.exec(select(func.count()).where(col(Frame.ready_at).is_not(None))).one()
         hub.archive.dispose()
+    if ready != WARM + frames:
+        print(f"{ready} of {WARM + frames} frames became READY", file=sys.stderr)
+        return 1
+    return 0
 
 
 def count(hub: Hub) -> Counter[str]:
@@ -96,4 +109,4 @@ def through(hub: Hub, first: int, frames: int, counts: Counter[str], *, tell: bo
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -37,14 +37,14 @@ def _can_frames() -> None:
     from starloom.astrometry import step as astrometry
     from starloom.calibration import step as calibration
     from starloom.calibration.matching import Match
-    from starloom.frames import Examined, FrameInfo
+    from starloom.frames import Examined, FrameInfo, normalise
     from starloom.frames import step as frames
     from starloom.photometry import step as photometry
 
     def examine_apart(path: Path) -> Examined:
         data = Path(path).read_bytes()
         digest = hashlib.sha256(data).hexdigest()
-        return Examined(FrameInfo(Path(path), digest, len(data), SHAPE, "uint16", True, digest), HEADER)
+        return Examined(FrameInfo(Path(path), digest, len(data), SHAPE, "uint16", True, digest), normalise(HEADER))
 
     def calibrated(*_: Any) -> Any:
         nothing = ("key", "lake_version", "masked_fraction", "saturation_adu", "gain_e_per_adu", "read_noise_adu")
