@@ -15,7 +15,7 @@ import yaml
 from starloom.dispatch.stack_secrets import stack_variables
 
 INFRA = Path(__file__).parents[2] / "infra"
-ENDS = {"prefect-migrate", "setup"}
+ENDS = {"prefect-migrate", "setup", "backup"}
 
 
 def config(folder: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
