@@ -199,7 +199,6 @@ def test_an_upgrade_to_another_image_keeps_everything(stacked: Stacked, clock: C
     stack = stacked.stack
     build(stack.engine, "cpu", NEXT, VERSION="9.9.9")
     before = stacked.show()
-    ids = stack.sql("prefect", "SELECT id FROM automation ORDER BY id")
     stack.drain()
     ended = "SELECT count(*) FROM flow_run WHERE state_type = 'COMPLETED'"
     runs = int(stack.sql("prefect", ended))
@@ -215,8 +214,7 @@ def test_an_upgrade_to_another_image_keeps_everything(stacked: Stacked, clock: C
     assert int(stack.sql("prefect", ended)) == runs > 0
     for service in ("prefect-api", "prefect-services", "relay", "worker", "watchdog"):
         assert stack.engine.inspect(stack.id_of(service))["Config"]["Image"] == NEXT
-    # Nothing was registered again, and what was paused stays paused.
-    assert stack.sql("prefect", "SELECT id FROM automation ORDER BY id") == ids
+    # Deployments were registered again, for the new image; what was paused stays paused.
     assert stack.sql("prefect", "SELECT name FROM work_queue WHERE is_paused ORDER BY name").split() == [
         "frames",
         "stacks",
