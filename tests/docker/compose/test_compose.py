@@ -195,6 +195,37 @@ def test_a_database_that_dies_comes_back_and_a_late_frame_is_stacked(stacked: St
     assert stacked.show()["products"][-1]["summary"]["n_frames"] == N_FRAMES + 1
 
 
+def test_down_and_up_again_keeps_everything(stacked: Stacked, clock: Clock) -> None:
+    stack = stacked.stack
+    before = stacked.show()
+    ids = stack.sql("prefect", "SELECT id FROM automation ORDER BY id")
+    stack.drain()
+    ended = "SELECT count(*) FROM flow_run WHERE state_type = 'COMPLETED'"
+    runs = int(stack.sql("prefect", ended))
+    began = time.monotonic()
+    stack.compose("down")
+    stack.up()
+    clock.done(f"down and up, {time.monotonic() - began:.0f} s of them,")
+    after = stacked.show()
+    assert (after["frames"], after["revisions"], after["products"]) == (
+        before["frames"],
+        before["revisions"],
+        before["products"],
+    )
+    assert int(stack.sql("prefect", ended)) == runs > 0
+    # Nothing was registered again, and what was paused stays paused.
+    assert stack.sql("prefect", "SELECT id FROM automation ORDER BY id") == ids
+    assert stack.sql("prefect", "SELECT name FROM work_queue WHERE is_paused ORDER BY name").split() == [
+        "frames",
+        "stacks",
+    ]
+    stack.starloom("resume", "all")
+    # The node's key still opens its receipts, and only with the right block key does Prefect open its blocks.
+    told = stack.outside("starloom", "receipts", stacked.submitted[0]["name"], "--json", env=stacked.key)
+    assert json.loads(told)[0]["state"] == "ready"
+    wait_for("a run after the start", lambda: int(stack.sql("prefect", ended)) > runs, 120)
+
+
 def test_an_upgrade_to_another_image_keeps_everything(stacked: Stacked, clock: Clock) -> None:
     stack = stacked.stack
     build(stack.engine, "cpu", NEXT, VERSION="9.9.9")
