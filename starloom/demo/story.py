@@ -17,7 +17,8 @@ from starloom.archive import missions
 from starloom.demo import watching
 from starloom.dispatch.embedded import Embedded
 from starloom.dispatch.relay import DEPLOYMENT
-from starloom.dispatch.rest import LIVING, PrefectApi
+from starloom.dispatch.rest import PrefectApi
+from starloom.dispatch.runs import LIVING
 from starloom.frames import FrameName, describe_file, format_name
 from starloom.hub import Hub
 from starloom.lake import keys

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from starloom.dispatch.rest import TAG, PrefectApi
+from starloom.dispatch.rest import PrefectApi
+from starloom.dispatch.runs import TAG
 
 BEGUN = ("PENDING", "RUNNING", "CANCELLING")
 BAD = ("FAILED", "CRASHED")

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from starloom.dispatch.rest import AT_WORK, PrefectApi
+from starloom.dispatch.rest import PrefectApi
+from starloom.dispatch.runs import AT_WORK
 from starloom.errors import BadInput, Unavailable
 
 #: Parts whose schedule stops: no run is made.

@@ -25,7 +25,8 @@ from starloom.archive.models import StatusEvent
 from starloom.archive.reconciling import reconcile
 from starloom.dispatch.heartbeat import Heartbeat
 from starloom.dispatch.lost_runs import end_lost_runs
-from starloom.dispatch.rest import LIVING, PrefectApi, Said
+from starloom.dispatch.rest import PrefectApi, Said
+from starloom.dispatch.runs import LIVING
 from starloom.dispatch.waiting import reasons_to_wait
 from starloom.errors import StarloomError, Unavailable
 from starloom.settings import Settings

@@ -27,7 +27,7 @@ def server(prefect_server: RunningPrefect) -> Iterator[RunningPrefect]:
 
 def documents(server: RunningPrefect, slug: str, *, secrets: bool) -> list[dict[str, Any]]:
     body = {"block_types": {"slug": {"any_": [slug]}}, "include_secrets": secrets}
-    return list(server.api._call("POST", "/block_documents/filter", body))
+    return list(server.api.call("POST", "/block_documents/filter", body))
 
 
 def test_the_lake_block_hides_its_secret_and_makes_a_lake(server: RunningPrefect, tmp_path: Path) -> None:

@@ -24,11 +24,11 @@ from starloom.settings import Settings, load_settings
 class PatientApi(PrefectApi):
     """Asks again where the server's SQLite was locked (503): the machine is busy, and that is not the question."""
 
-    def _call(self, method: str, path: str, body: Any = None) -> Any:
+    def call(self, method: str, path: str, body: Any = None) -> Any:
         deadline = time.monotonic() + 20
         while True:
             try:
-                return super()._call(method, path, body)
+                return super().call(method, path, body)
             except Unavailable as error:
                 if "answered 503" not in error.message or time.monotonic() > deadline:
                     raise
@@ -54,12 +54,12 @@ class RunningPrefect:
         ids = self.automation_ids(deployment)
         assert ids
         for automation in ids:
-            self.api._call("PATCH", f"/automations/{automation}", {"enabled": False})
+            self.api.call("PATCH", f"/automations/{automation}", {"enabled": False})
         try:
             yield
         finally:
             for automation in ids:
-                self.api._call("PATCH", f"/automations/{automation}", {"enabled": True})
+                self.api.call("PATCH", f"/automations/{automation}", {"enabled": True})
 
 
 _running: list[RunningPrefect] = []

@@ -197,7 +197,7 @@ def here(prefect_server: RunningPrefect) -> Settings:
     changes = {"alert_block": f"alerts-{mark}", "work_pool": f"pool-{mark}"}
     # The least that Prefect takes for a Proactive trigger is ten seconds.
     quick = prefect_server.settings.model_copy(update={**changes, "run_heartbeat_s": 4})
-    prefect_server.api._call("POST", "/work_pools/", {"name": quick.work_pool, "type": "process"})
+    prefect_server.api.call("POST", "/work_pools/", {"name": quick.work_pool, "type": "process"})
     return quick
 
 
@@ -227,7 +227,7 @@ def test_applied_in_place_by_name_and_nothing_else_touched(
     assert verbs(apply(api, here, folder)) == {"one": "unchanged", "two": "unchanged"}
     first = {change.name: change.id for change in apply(api, here, folder)}
 
-    api._call("PATCH", f"/automations/{first[PREFIX + 'one']}", {"enabled": False})
+    api.call("PATCH", f"/automations/{first[PREFIX + 'one']}", {"enabled": False})
     write(folder, GOOD.replace("within: 5", "within: 7"))
     (changed, _) = apply(api, here, folder)
     assert (changed.verb, changed.id, changed.enabled) == ("update", first[PREFIX + "one"], False)
@@ -281,7 +281,7 @@ def applied(api: PrefectApi, here: Settings, hooks: Hooks, tmp_path: Path) -> di
 
 
 def state(api: PrefectApi, run: str) -> tuple[str, int]:
-    found = api._call("GET", f"/flow_runs/{run}")
+    found = api.call("GET", f"/flow_runs/{run}")
     return found["state_name"], found["run_count"]
 
 
@@ -316,7 +316,7 @@ def start(api: PrefectApi, here: Settings, folder: Path) -> str:
         "    with open(f'{folder}/pids', 'a') as pids:\n        print(os.getpid(), file=pids)\n"
         "    while not Path(f'{folder}/go').exists():\n        time.sleep(0.1)\n"
     )
-    flow = api._call("POST", "/flows/", {"name": "stack-mission"})["id"]
+    flow = api.call("POST", "/flows/", {"name": "stack-mission"})["id"]
     deployment = {
         "name": here.work_pool,
         "flow_id": flow,
@@ -326,15 +326,15 @@ def start(api: PrefectApi, here: Settings, folder: Path) -> str:
         "pull_steps": [],
         "enforce_parameter_schema": False,
     }
-    made = api._call("POST", "/deployments/", deployment)["id"]
+    made = api.call("POST", "/deployments/", deployment)["id"]
     body = {"parameters": {"folder": str(folder)}, "state": {"type": "SCHEDULED"}}
-    return str(api._call("POST", f"/deployments/{made}/create_flow_run", body)["id"])
+    return str(api.call("POST", f"/deployments/{made}/create_flow_run", body)["id"])
 
 
 def move(api: PrefectApi, run: str, *states: str) -> None:
     for word in states:
         body = {"state": {"type": word, "name": word.capitalize()}, "force": True}
-        api._call("POST", f"/flow_runs/{run}/set_state", body)
+        api.call("POST", f"/flow_runs/{run}/set_state", body)
 
 
 def beat(api: PrefectApi, run: str) -> None:
@@ -352,7 +352,7 @@ def beat(api: PrefectApi, run: str) -> None:
         ],
         "id": str(uuid4()),
     }
-    api._call("POST", "/events", [body])
+    api.call("POST", "/events", [body])
 
 
 @slow
@@ -399,7 +399,7 @@ def test_alerts_reach_the_webhook(
         lambda: hooks.heard("alert", "'starloom: one' could not act", "No flow run could be inferred"),
     )
     # A switched-off test alert is not taken for a delivered one.
-    api._call("PATCH", f"/automations/{applied[PREFIX + 'a test alert']}", {"enabled": False})
+    api.call("PATCH", f"/automations/{applied[PREFIX + 'a test alert']}", {"enabled": False})
     with pytest.raises(StarloomError, match="switched off"):
         automations.send_test(api, "", 1.0)
 

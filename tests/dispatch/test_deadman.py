@@ -292,10 +292,10 @@ def test_worker_and_sweep_as_the_real_server_knows_them(
     api = prefect_server.api
     here = settings.model_copy(update={"prefect_api_url": prefect_server.settings.prefect_api_url})
     empty = here.model_copy(update={"work_pool": f"pool{os.getpid()}"})
-    api._call("POST", "/work_pools/", {"name": empty.work_pool, "type": "process"})
+    api.call("POST", "/work_pools/", {"name": empty.work_pool, "type": "process"})
     with pytest.raises(Dead, match="has ever been heard of"):
         watchdog.check_worker(empty)
-    api._call("POST", f"/work_pools/{empty.work_pool}/workers/heartbeat", {"name": "w"})
+    api.call("POST", f"/work_pools/{empty.work_pool}/workers/heartbeat", {"name": "w"})
     assert "w 0 s ago" in watchdog.check_worker(empty).replace("1 s", "0 s")
     monkeypatch.setattr(watchdog, "WORKER_SILENT_S", -1.0)
     with pytest.raises(Dead, match="no worker of pool"):
@@ -304,7 +304,7 @@ def test_worker_and_sweep_as_the_real_server_knows_them(
 
     run = api.create_run("sweep/sweep", {}, idempotency_key=f"watchdog-{os.getpid()}")
     for state in ("RUNNING", "COMPLETED"):
-        api._call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": state}, "force": True})
+        api.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": state}, "force": True})
     assert "s ago" in watchdog.check_sweep(here)
     monkeypatch.setattr(watchdog, "SWEEP_SILENT_S", -1.0)
     with pytest.raises(Dead, match="sweep last ended well"):

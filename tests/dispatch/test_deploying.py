@@ -71,7 +71,7 @@ def test_deployed_again_only_when_something_changed(
     limits = {queue["name"]: queue["concurrency_limit"] for queue in server.api.queues(server.settings.work_pool)}
     assert (limits["frames"], limits["stacks"]) == (3, None)
     assert server.automation_ids("stack-mission/stack-mission") == before  # pauses and ids are kept
-    found = server.api._call("GET", "/deployments/name/ingest/ingest")
+    found = server.api.call("GET", "/deployments/name/ingest/ingest")
     assert [s["schedule"]["interval"] for s in found["schedules"]] == [1800.0]
     assert again(ingest_interval_s=3600.0, lake_region="elsewhere") == ["registering the blocks"]
     assert again(ingest_interval_s=3600.0) == ["registering the blocks"]

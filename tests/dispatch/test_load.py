@@ -22,17 +22,17 @@ def test_runs_that_wait_are_counted_by_queue(prefect_server: RunningPrefect) -> 
         "parameters": {"mission_id": "x", "event_id": 1},
     }
     deployment = api.deployment_id("stack-mission/stack-mission")
-    run = api._call("POST", f"/deployments/{deployment}/create_flow_run", body)
+    run = api.call("POST", f"/deployments/{deployment}/create_flow_run", body)
     try:
         after = load_of(api, pool)
         assert after.queues["stacks"] == (before.queues["stacks"][0] + 1, before.queues["stacks"][1])
         assert after.queues["frames"] == before.queues["frames"]
         assert after.lag_s >= 299
         ended = {"state": {"type": "CRASHED"}, "force": True}
-        api._call("POST", f"/flow_runs/{run['id']}/set_state", ended)
+        api.call("POST", f"/flow_runs/{run['id']}/set_state", ended)
         assert load_of(api, pool).ended_badly["CRASHED"] == before.ended_badly["CRASHED"] + 1
     finally:
-        api._call("DELETE", f"/flow_runs/{run['id']}")
+        api.call("DELETE", f"/flow_runs/{run['id']}")
 
 
 def test_prefect_says_all_that_is_described(prefect_server: RunningPrefect) -> None:

@@ -14,11 +14,11 @@ pytestmark = pytest.mark.slow
 
 
 def state_of(api: PrefectApi, run_id: str) -> str:
-    return str(api._call("GET", f"/flow_runs/{run_id}")["state_type"])
+    return str(api.call("GET", f"/flow_runs/{run_id}")["state_type"])
 
 
 def become(api: PrefectApi, run: dict[str, Any], state: str) -> None:
-    api._call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": state}, "force": True})
+    api.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": state}, "force": True})
 
 
 def test_runs_that_never_began_are_ended(prefect_server: RunningPrefect) -> None:
@@ -45,10 +45,10 @@ def test_runs_under_a_run_that_has_ended_are_ended(prefect_server: RunningPrefec
         under = {}
         if above is not None:
             task = {"flow_run_id": above["id"], "task_key": "co_add", "dynamic_key": name, "name": name}
-            under = {"parent_task_run_id": api._call("POST", "/task_runs/", task)["id"]}
-        flow = api._call("POST", "/flows/", {"name": "co-add"})["id"]
+            under = {"parent_task_run_id": api.call("POST", "/task_runs/", task)["id"]}
+        flow = api.call("POST", "/flows/", {"name": "co-add"})["id"]
         body = {"flow_id": flow, "name": name, "state": {"type": "RUNNING"}, **under}
-        return str(api._call("POST", "/flow_runs/", body)["id"])
+        return str(api.call("POST", "/flow_runs/", body)["id"])
 
     uppers = [
         api.create_run(

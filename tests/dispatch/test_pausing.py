@@ -55,12 +55,12 @@ def test_draining_waits_for_what_is_at_work(api: PrefectApi, pool: str) -> None:
     api.crash_orphans(pool)  # what other tests have left at work: the server is shared
     run = api.create_run("tidy/tidy", {}, idempotency_key="draining")
     at = f"/flow_runs/{run['id']}/set_state"
-    api._call("POST", at, {"state": {"type": "RUNNING"}, "force": True})
+    api.call("POST", at, {"state": {"type": "RUNNING"}, "force": True})
     with pytest.raises(Unavailable) as caught:
         pausing.wait_for_runs(api, pool, 0.0)
     assert caught.value.code == "still-running"
     assert run["name"] in caught.value.message
-    api._call("POST", at, {"state": {"type": "COMPLETED"}, "force": True})
+    api.call("POST", at, {"state": {"type": "COMPLETED"}, "force": True})
     pausing.wait_for_runs(api, pool, 0.0)
 
 

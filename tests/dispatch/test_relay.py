@@ -98,7 +98,7 @@ def test_a_run_that_is_scheduled_waits_and_is_not_lost(
     assert event.publish_attempts == 1
     assert "is scheduled" in (event.note or "")
     # The worker takes it and dies with it: Prefect calls it running for ever.
-    api._call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": "RUNNING"}, "force": True})
+    api.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": "RUNNING"}, "force": True})
     assert relay.once() == 0
     assert "is running" in (newest_event(archive).note or "")
     monkeypatch.setattr(relaying, "STUCK_AFTER_S", {"RUNNING": 0.0})

@@ -6,7 +6,8 @@ import pytest
 
 from starloom.dispatch.deploying import QUEUES, wanted_deployments
 from starloom.dispatch.relay import DEPLOYMENT
-from starloom.dispatch.rest import LIVING, PrefectApi
+from starloom.dispatch.rest import PrefectApi
+from starloom.dispatch.runs import LIVING
 from starloom.dispatch.services import checkout, free_port
 from starloom.errors import StarloomError, Unavailable
 from starloom.settings import Settings
@@ -41,9 +42,9 @@ def test_up_registers_every_deployment_queue_and_interval(prefect_server: Runnin
     api = prefect_server.api
     assert api.is_healthy()
     assert set(api.deployments()) == wanted_deployments(checkout())
-    found = api._call("GET", "/deployments/name/ingest/ingest")
+    found = api.call("GET", "/deployments/name/ingest/ingest")
     assert [s["schedule"]["interval"] for s in found["schedules"]] == [3600.0]
-    queues = api._call("POST", "/work_pools/starloom/queues/filter", {})
+    queues = api.call("POST", "/work_pools/starloom/queues/filter", {})
     order = [queue["name"] for queue in sorted(queues, key=lambda queue: int(queue["priority"]))]
     assert order[: len(QUEUES)] == list(QUEUES)
     assert len(prefect_server.automation_ids(DEPLOYMENT)) == 1
@@ -61,7 +62,7 @@ def test_the_same_key_is_the_same_run_and_states_filter(prefect_server: RunningP
     assert first["id"] == again["id"] != other["id"]
     living = {run["id"] for run in api.runs(DEPLOYMENT, states=LIVING, limit=1)}  # a page a run
     assert {first["id"], other["id"]} <= living
-    api._call("POST", f"/flow_runs/{other['id']}/set_state", {"state": {"type": "COMPLETED"}, "force": True})
+    api.call("POST", f"/flow_runs/{other['id']}/set_state", {"state": {"type": "COMPLETED"}, "force": True})
     assert other["id"] not in {run["id"] for run in api.runs(DEPLOYMENT, states=LIVING)}
     assert other["id"] in {run["id"] for run in api.runs(DEPLOYMENT)}
 
@@ -82,7 +83,7 @@ def test_runs_that_died_with_their_worker_are_crashed(prefect_server: RunningPre
     api = prefect_server.api
     run = api.create_run("sweep/sweep", {}, idempotency_key="orphan")
     waiting = api.create_run("sweep/sweep", {}, idempotency_key="waiting")
-    api._call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": "RUNNING"}, "force": True})
+    api.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": "RUNNING"}, "force": True})
     assert api.crash_orphans(prefect_server.settings.work_pool) >= 1
     states = {found["id"]: found["state_type"] for found in api.runs("sweep/sweep")}
     assert (states[run["id"]], states[waiting["id"]]) == ("CRASHED", "SCHEDULED")

@@ -16,7 +16,7 @@ def seconds(said: object) -> float:
 
 
 def test_runs_and_events_are_forgotten_when_the_settings_say(prefect_server: RunningPrefect) -> None:
-    server = prefect_server.api._call("GET", "/admin/settings")["server"]
+    server = prefect_server.api.call("GET", "/admin/settings")["server"]
     settings = prefect_server.settings
     vacuum = server["services"]["db_vacuum"]
     assert {"events", "flow_runs"} <= set(vacuum["enabled"])

@@ -222,7 +222,7 @@ def _read(hub: Hub, key: str, version: str | None) -> bytes:
 
 
 def state_of(api: PrefectApi, run_id: str) -> dict[str, Any]:
-    return dict(api._call("GET", f"/flow_runs/{run_id}"))
+    return dict(api.call("GET", f"/flow_runs/{run_id}"))
 
 
 def ended(api: PrefectApi, run_id: str) -> bool:

@@ -96,7 +96,7 @@ def test_no_secret_is_to_be_seen_from_outside(docked: Docked, image: str) -> Non
     seen = [json.dumps(container) for container in docked.containers.values()]
     seen += [json.dumps(docked.engine.inspect(image)), docked.engine.run("history", "--no-trunc", image)]
     seen += [docked.engine.run("logs", container["Id"]) for container in docked.containers.values()]
-    pool = docked.api._call("GET", f"/work_pools/{docked.hub.settings.work_pool}")
+    pool = docked.api.call("GET", f"/work_pools/{docked.hub.settings.work_pool}")
     seen += [json.dumps(pool["base_job_template"]), json.dumps(docked.outcome.runs)]
     for name, secret in docked.secrets.items():
         assert len(secret) >= 16

@@ -151,7 +151,7 @@ def test_from_the_inbox_to_a_published_stack(
     assert sweep()["frames_retried"] == 0
     for run in prefect_client.api.runs(PROCESS):
         ended = {"state": {"type": "CANCELLED"}, "force": True}
-        prefect_client.api._call("POST", f"/flow_runs/{run['id']}/set_state", ended)
+        prefect_client.api.call("POST", f"/flow_runs/{run['id']}/set_state", ended)
     with hub.archive.transaction() as session:
         session.get(Frame, victim.id).next_attempt_at = datetime.now(UTC)  # type: ignore[union-attr]
     state = sweep(return_state=True)
@@ -346,7 +346,7 @@ def test_runs_that_hang_are_cancelled(prefect_client: RunningPrefect, monkeypatc
     batch = {"batch": {"name": "hung", "frame_ids": []}}
     hung = api.create_run(PROCESS, batch, idempotency_key="hung")
     waiting = api.create_run(PROCESS, batch, idempotency_key="not hung")
-    api._call("POST", f"/flow_runs/{hung['id']}/set_state", {"state": {"type": "RUNNING"}, "force": True})
+    api.call("POST", f"/flow_runs/{hung['id']}/set_state", {"state": {"type": "RUNNING"}, "force": True})
     assert tasks.sweep.end_hung_runs.fn() == 0
     monkeypatch.setattr(tasks.sweep, "HUNG_AFTER_S", {"process-frames": -5.0})
     assert tasks.sweep.end_hung_runs.fn() >= 1
