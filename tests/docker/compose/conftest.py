@@ -44,6 +44,11 @@ class Stacked:
         found: dict[str, Any] = self.stack.starloom("mission", "show", MISSION)
         return found
 
+    def kept(self) -> dict[str, Any]:
+        """Return what must outlive every upgrade."""
+        shown = self.show()
+        return {name: shown[name] for name in ("frames", "revisions", "products")}
+
     def wait_until_stacked(self, revision: int) -> None:
         ask = "SELECT status, failure_code, (SELECT max(n) FROM revision WHERE status = 'published') FROM mission"
 
