@@ -24,9 +24,9 @@ lint: setup
 test-quick: lint
 	$(BIN)/pytest -m 'not slow' --numprocesses auto --dist loadfile
 
-# The slow ones start servers, kill them and take their time; one after the other.
+# The slow ones start servers, kill them and wait for what comes of it: two groups at a time (tests/conftest.py).
 test: test-quick
-	$(BIN)/pytest -m 'slow and not stack'
+	$(BIN)/pytest -m 'slow and not stack' --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 # The stack of infra/compose.yaml, up, used, killed, down and up again, from images made here.
 test-stack: setup

@@ -17,10 +17,27 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
+#: Folders whose slow tests take longest: begun first, so that none is left alone at the end.
+LONGEST = ("docker", "demo", "chaos")
+#: What is started once for a session: its tests stay together, elsewhere those of a file do.
+SHARED = ("engine", "prefect_server")
 
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first: a broken name should not wait for the servers."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Quick tests first: a broken name should not wait for the servers; slow ones in groups, for `make test`."""
+    tests = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        if item.get_closest_marker("slow") is None:
+            return -1
+        folder = item.path.relative_to(tests).parts[0]
+        return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+    for item in items:
+        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else str(item.path.relative_to(tests))))
 
 
 def free_port() -> int:
