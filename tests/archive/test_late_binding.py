@@ -46,6 +46,11 @@ class Told(PrefectApi):
         told = [said.payload for said in events if said.event == EVENT]
         self.wishes += [(said["mission_id"], said["event_id"]) for said in told]
 
+    def create_run(self, deployment: str, parameters: dict[str, Any], **_: object) -> dict[str, Any]:
+        """On a slow machine the wishes of earlier tests, which share the database, are passed on for a third time."""
+        self.wishes.append((parameters["mission_id"], parameters["event_id"]))
+        return {}
+
 
 @dataclass
 class Network:
