@@ -47,7 +47,7 @@ class Told(PrefectApi):
         self.wishes += [(said["mission_id"], said["event_id"]) for said in told]
 
     def create_run(self, deployment: str, parameters: dict[str, Any], **_: object) -> dict[str, Any]:
-        """On a slow machine the wishes of earlier tests, which share the database, are passed on for a third time."""
+        """On a slow machine wishes of earlier tests, which share the database, come for the third time."""
         self.wishes.append((parameters["mission_id"], parameters["event_id"]))
         return {}
 
