@@ -38,6 +38,10 @@ RUNS_A_DAY = 24
 NEW_AT_ONCE = 500
 #: Seconds after which a run leaves the rest to the next.
 ENOUGH_S = 1800.0
+#: A frame is looked at for its raw object when it comes, and so many days later.
+LOOKS_D = (0, 1, 2)
+#: The last run began at most so long before the last object that it checked.
+OVERLAP = timedelta(hours=1)
 #: When an object was checked that has never been.
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 #: From so many objects on, PostgreSQL's estimate of their number will do.
@@ -115,15 +119,21 @@ def due_objects(session: Session, days: int, *, with_copy: bool) -> list[tuple[s
 def _note_new(session: Session) -> None:
     """Give every raw object a row that has none, as one never checked; looks only at frames of late.
 
-    Of late: since two days before the newest row was checked. So a hub that did not run for a month looks back for
+    Of late: that came, or were taken up again, since the newest row was checked; and again a day and two days
+    after, for a frame has its raw key only once it was read. So a hub that did not run for a month looks back for
     a month, and one that never did at everything.
     """
     newest = session.exec(select(func.max(RawCheck.checked_at))).one()
     lately: Any = true()
     if newest is not None:
-        since = newest - timedelta(days=2)
-        # A frame that was set aside and taken up again has its raw key since then.
-        lately = or_(col(Frame.received_at) >= since, col(Frame.disposition_at) >= since)
+        now, since = database_now(session), newest - OVERLAP
+        lately = or_(
+            *(
+                col(column).between(since - timedelta(days=days), now - timedelta(days=days))
+                for column in (Frame.received_at, Frame.disposition_at)
+                for days in LOOKS_D
+            )
+        )
     row: list[Any] = [
         Frame.raw_key,
         func.max(Frame.raw_version),

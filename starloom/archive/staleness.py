@@ -33,6 +33,8 @@ from starloom.archive.models import (
 NO_FRAMES = "no-usable-frames"
 #: How far back a look goes that is told nothing else.
 DAY_S = 86400.0
+#: So long after the time in its row a change may still not have been there for a claim to see.
+SLACK = timedelta(seconds=60)
 #: Hours in which every stack is looked at once, whether anything of it is known to have changed.
 ROUND_H = 168
 #: Missions that one statement asks about.
@@ -67,21 +69,53 @@ class Change:
 
 
 def recently_changed(session: Session, within_s: float) -> set[str]:
-    """Return the missions of which anything has changed lately that could make a stack stale.
+    """Return the missions of which anything has changed lately that their newest stack cannot know.
 
     The cost is that of what has changed, whatever the archive's age.
     """
     since = database_now(session) - timedelta(seconds=within_s)
-    changed: list[Any] = [
-        select(Frame.obs_req).where(col(Frame.ready_at) >= since),
-        select(Frame.obs_req).where(Frame.disposition != "active", col(Frame.disposition_at) >= since),
-        select(Frame.obs_req)
-        .join(Photometry, col(Photometry.frame_id) == Frame.id)
+    # A frame may have become READY while a stack was being made that was published lately.
+    published = (Revision.status == "published", col(Revision.published_at) >= since)
+    began = session.exec(select(func.min(Revision.claimed_at)).where(*published)).one()
+    since = min(since, began - SLACK) if began is not None else since
+    changed: dict[str, datetime] = {}
+    for query in _changes_since(since):
+        for mission_id, at in session.exec(query).all():
+            if mission_id is not None:
+                changed[mission_id] = max(at, changed.get(mission_id, at))
+    for page in _pages(changed):
+        claimed = (
+            select(Revision.mission_id, func.max(Revision.claimed_at))
+            .where(col(Revision.mission_id).in_(page), Revision.status == "published")
+            .group_by(col(Revision.mission_id))
+        )
+        for mission_id, at in session.exec(claimed).all():
+            if changed[mission_id] < at - SLACK:
+                del changed[mission_id]
+    return set(changed)
+
+
+def _changes_since(since: datetime) -> list[Any]:
+    """Return the queries of missions and when something of them changed last: READY, set aside, measured again."""
+    ready = col(Frame.ready_at) >= since
+    fresh = select(col(Frame.id), Frame.obs_req).where(ready).subquery()
+    newest: list[Any] = [
+        select(Frame.obs_req, func.max(Frame.ready_at)).where(ready),
+        select(Frame.obs_req, func.max(Frame.disposition_at)).where(
+            Frame.disposition != "active", col(Frame.disposition_at) >= since
+        ),
+        # Nearly all that was measured became READY with it: those are known, and only the others looked up.
+        select(fresh.c.obs_req, func.max(Photometry.created_at))
+        .join(Photometry, col(Photometry.frame_id) == fresh.c.id)
         .where(col(Photometry.created_at) >= since),
-        # A frame may have become READY while the stack was being made.
-        select(Revision.mission_id).where(Revision.status == "published", col(Revision.published_at) >= since),
+        select(Frame.obs_req, func.max(Photometry.created_at))
+        .join(Photometry, col(Photometry.frame_id) == Frame.id)
+        .where(
+            col(Photometry.created_at) >= since,
+            col(Photometry.frame_id).not_in(select(col(Frame.id)).where(ready)),
+        ),
     ]
-    return {mission for query in changed for mission in session.exec(query.distinct()).all() if mission}
+    return [query.group_by(query.selected_columns[0]) for query in newest]
 
 
 def share_of_all(session: Session, hour: int) -> set[str]:
