@@ -106,7 +106,8 @@ def calibration_frames(session: Session, instrument_id: int, since: datetime) ->
 
 def lights(session: Session, instrument_id: int, *, limit: int) -> Sequence[Frame]:
     """Return an instrument's newest light frames as the sensor read them: mosaics whole, no planes."""
-    return session.exec(_newest_lights(select(Frame), instrument_id, limit)).all()
+    found: Sequence[Frame] = session.exec(_newest_lights(select(Frame), instrument_id, limit)).all()
+    return found
 
 
 def _newest_lights(query: Any, instrument: Any, limit: int) -> Any:
@@ -131,23 +132,23 @@ def instruments_with_news(session: Session, *, lights_needed: int) -> list[int]:
     """
     made, has_dark = _last_made(session)
     newest = select(func.max(Frame.received_at)).where(sql(CALIBRATION), Frame.instrument_id == Instrument.id)
-    calibrations: dict[int, datetime | None] = dict(_each(session, newest))
     some = _newest_lights(select(Frame.received_at), Instrument.id, lights_needed).correlate(Instrument).subquery()
     enough = select(func.max(some.c.received_at)).having(func.count() == lights_needed)
-    mapped: dict[int, datetime | None] = dict(_each(session, enough, col(Instrument.id).not_in(has_dark)))
+    no_dark = col(Instrument.id).not_in(has_dark)
+    looks = [(_each(session, newest), False), (_each(session, enough, no_dark), True)]
     news = {
         instrument_id
-        for looks, of_lights in ((calibrations, False), (mapped, True))
-        for instrument_id, received in looks.items()
+        for look, of_lights in looks
+        for instrument_id, received in look.items()
         if received is not None and received > made.get((instrument_id, of_lights), BEFORE_ALL)
     }
     return sorted(news)
 
 
-def _each(session: Session, look: Any, *where: Any) -> Sequence[Any]:
-    """Return instruments with what a query of one value finds for each."""
+def _each(session: Session, look: Any, *where: Any) -> dict[int, datetime | None]:
+    """Return what a query of one time finds for each instrument."""
     query: Any = select(Instrument.id, look.correlate(Instrument).scalar_subquery()).where(*where)
-    return session.exec(query).all()
+    return dict(session.exec(query).all())
 
 
 def _last_made(session: Session) -> tuple[dict[tuple[int, bool], datetime], set[int]]:

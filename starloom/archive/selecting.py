@@ -182,8 +182,9 @@ def _where(conditions: Sequence[str]) -> SelectOfScalar[Frame]:
     expressions = [condition(text) for text in conditions]
     query = select(Frame).where(*expressions)
     named = {getattr(part, "table", None) for said in expressions for part in iterate(said)}
-    for model in (Solution, Photometry, Calibration):
-        if model.__table__ in named:  # type: ignore[attr-defined]
-            of_frame = (col(model.frame_id) == Frame.id) & col(model.current).is_(True)
+    results: tuple[Any, ...] = (Solution, Photometry, Calibration)
+    for model in results:
+        if model.__table__ in named:
+            of_frame = (model.frame_id == Frame.id) & model.current.is_(True)
             query = query.join(model, of_frame, isouter=True)
     return query
