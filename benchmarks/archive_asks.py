@@ -10,7 +10,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -63,6 +63,8 @@ class Key:
     stacked: str
     open: str
     objects: list[str]
+    age_s: float
+    """Since the newest frame came: an archive is asked later than it was filled."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +129,12 @@ def _publish_events(archive: Archive, session: Session, key: Key) -> None:
 def _health(archive: Archive, session: Session, key: Key) -> None:
     events.oldest_open(session)
     events.newest_claim(session)
-    watchdog._claims_move(session, SETTINGS)
+    with suppress(watchdog.Dead):  # in an archive that was filled hours ago nothing moves
+        watchdog._claims_move(session, SETTINGS)
 
 
 def _stale(archive: Archive, session: Session, key: Key) -> None:
-    staleness.stale_missions(session, 600.0, staleness.recently_changed(session, 4200.0))
+    staleness.stale_missions(session, 600.0, staleness.recently_changed(session, 4200.0 + key.age_s))
 
 
 def _overlooked(archive: Archive, session: Session, key: Key) -> None:
@@ -141,6 +144,13 @@ def _overlooked(archive: Archive, session: Session, key: Key) -> None:
 def _measures(archive: Archive, session: Session, key: Key) -> None:
     for measure in (watching.silent_nodes, watching.refused_frames, watching.full_queues):
         list(measure(session, SETTINGS))
+
+
+def _raw_objects(archive: Archive, session: Session, key: Key) -> None:
+    scrubbing.note_new(session)
+    scrubbing.share_of(session, 30)
+    scrubbing.longest_unchecked(session, scrubbing.AT_ONCE)
+    scrubbing.not_copied(session)
 
 
 def _status(archive: Archive, session: Session, key: Key) -> None:
@@ -182,7 +192,7 @@ ASKS: dict[str, Ask] = {
     "tidy: a share of all stacks": _overlooked,
     "tidy: receipts left out": lambda _, s, key: revisions.untold(s, 600.0, 50),
     "tidy: orphans among 500 objects": lambda _, s, key: results.unreferenced(s, key.objects),
-    "tidy: raw objects to check": lambda _, s, key: scrubbing.due_objects(s, 30, with_copy=True),
+    "tidy: raw objects to check": _raw_objects,
     "status": _status,
     "status: stale stacks": lambda _, s, key: staleness.why_stale(s),
     "frames list": lambda _, s, key: selecting.every_frame_where(s, [], limit=200),
@@ -212,6 +222,7 @@ def keys(archive: Archive, count: int, *, seed: int = 1) -> list[Key]:
         # Missions of two revisions, which can be compared.
         numbers = [n for n in range(7, int(estimate), 10) if n >= 30 and n % 200 != 1 and n % 100 != 2]
         pending = list(run(text("SELECT id FROM frame WHERE next_attempt_at IS NOT NULL")).scalars())
+        age_s = run(text("SELECT extract(epoch FROM now() - max(received_at)) FROM frame")).scalar_one()
         found = []
         while len(found) < count:
             mission = f"M{rng.choice(numbers)}"
@@ -222,7 +233,8 @@ def keys(archive: Archive, count: int, *, seed: int = 1) -> list[Key]:
             made = [key for frame in ready for key in (frame.solved_key, frame.sources_key) if key]
             orphans = [key.replace("/1.", "/0.") for key in made]
             objects = [*made, *orphans][:500]
-            found.append(Key(rng.choice(ready), rng.choice(pending), mission, f"M{rng.randrange(20)}", objects))
+            open_one = f"M{rng.randrange(20)}"
+            found.append(Key(rng.choice(ready), rng.choice(pending), mission, open_one, objects, float(age_s)))
     return found
 
 

@@ -7,9 +7,10 @@ SELECT 'T' || lpad(n::text, 3, '0'), 'Telescope ' || n, false, '{}', now() - int
 FROM generate_series(1, 500) n;;
 INSERT INTO instrument (id, node_id, camera, telescope, binning, readout, valid_from)
 SELECT n, 'T' || lpad(n::text, 3, '0'), 'Camera', '', 1, '', now() - interval '6 years' FROM generate_series(1, 500) n;;
+-- Half of the instruments send no darks.
 INSERT INTO master (id, instrument_id, kind, current, created_at, code_version, binning, width, height, valid_from,
     valid_to, n_frames, frame_ids, key, sha256, stats)
-SELECT n, 1 + n % 500, (ARRAY['bias', 'dark', 'flat', 'defects'])[1 + n / 500 % 4], n > 8000, now() - n * interval '1 h',
+SELECT n, 1 + n % 500, (ARRAY['bias', 'dark', 'flat', 'defects'])[1 + n / 500 % 4], n > 8000 AND (n / 500 % 4 <> 1 OR n % 2 = 0), now() - n * interval '1 h',
     '1', 1, 4096, 4096, now(), now(), 20, '[]', 'masters/' || n, md5(n::text) || md5(n::text), '{}'
 FROM generate_series(1, 10000) n;;
 INSERT INTO instrument_model (instrument_id, current, created_at, code_version, n_frames, model)

@@ -29,7 +29,7 @@ from starloom.calibration.apply import MasterSet, zero_level
 from starloom.calibration.calibrated_file import Planes, write_planes
 from starloom.calibration.combining import FrameStack
 from starloom.calibration.defects import learn_defects
-from starloom.calibration.grouping import BUILD_ORDER, CalFrame, groups
+from starloom.calibration.grouping import BUILD_ORDER, CalFrame, GroupOptions, groups
 from starloom.calibration.masters import (
     MASTER_VERSION,
     MIN_FRAMES,
@@ -58,6 +58,8 @@ DEFECT_FRAMES, MOST_DEFECT_FRAMES = 10, 20
 DEFECT_DAYS = 14.0
 #: More defects than that are none, but a sky that stood still or a camera that was covered.
 MOST_DEFECTS = 0.03
+#: A master that nothing was added to for so many days stays as it is: no pause within a series is as long.
+FINISHED_D = 60.0
 _CODE = str(MASTER_VERSION)
 #: Cards that a master takes over from its first frame.
 _KEPT = ("INSTRUME", "XBINNING", "YBINNING", "GAIN", "FILTER", "BAYERPAT", "ROWORDER", "XBAYROFF", "YBAYROFF")
@@ -124,16 +126,20 @@ def due(hub: Hub, *, every_s: float | None = None) -> list[MasterWork]:
 def wanted(session: Session, instrument_id: int, quiet_s: float) -> list[Wanted]:
     """Return what could be built of an instrument's frames and has not been, in the order of building.
 
+    Looked at are the frames that masters of the last `FINISHED_D` days may hold, and what has come since: some
+    months of them, whatever the instrument's age.
+
     Parameters
     ----------
     quiet_s
         Seconds without a new frame after which a series counts as complete.
     """
     now = database_now(session)
-    frames = {frame.id: frame for frame in master_rows.calibration_frames(session, instrument_id)}
     tried = master_rows.attempts(session, instrument_id)
+    since, finished = _finished(tried, now)
+    frames = {frame.id: frame for frame in master_rows.calibration_frames(session, instrument_id, since)}
     found = []
-    for group in groups(_cal_frame(frame) for frame in frames.values()):
+    for group in groups(map(_cal_frame, frames.values()), finished=finished):
         if _is_done(group.kind, group.ids, tried):
             continue
         newest = max(frames[frame_id].received_at for frame_id in group.ids)
@@ -151,9 +157,22 @@ def wanted(session: Session, instrument_id: int, quiet_s: float) -> list[Wanted]
     return [*found, *([defects] if defects is not None else [])]
 
 
+def _finished(tried: Sequence[Master], now: datetime) -> tuple[datetime, dict[str, datetime]]:
+    """Return since when the frames have come that are still to be grouped, and when finished masters were made.
+
+    The latter by frame. Frames come after they were taken, so all of a series came after its first was taken.
+    """
+    horizon = now - timedelta(days=FINISHED_D)
+    standing = [m for m in tried if m.kind != "defects" and (m.current or not m.n_frames)]
+    first = min([horizon, *(m.valid_from for m in standing if m.created_at >= horizon)])
+    done = {key: m.created_at for m in standing if m.created_at < horizon for key in m.frame_ids}
+    return first - timedelta(days=max(GroupOptions().span_days.values())), done
+
+
 def _cal_frame(frame: Frame) -> CalFrame:
     shape = (frame.height or 0, frame.width or 0)
-    return CalFrame(frame.id, facts_of({**header_values(frame), "start_utc": frame.start_utc}, shape, frame.kind))
+    facts = facts_of({**header_values(frame), "start_utc": frame.start_utc}, shape, frame.kind)
+    return CalFrame(frame.id, facts, frame.received_at)
 
 
 def _is_done(kind: str, ids: list[str], tried: Sequence[Master]) -> bool:

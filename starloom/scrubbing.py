@@ -28,16 +28,22 @@ from starloom.lake import Lake, ObjectMissing, connect
 from starloom.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from starloom.hub import Hub
 
 log = logging.getLogger(__name__)
 
 #: ``tidy`` runs so often: each time, this part of a day's share is checked.
 RUNS_A_DAY = 24
-#: Objects that have no second copy yet, and are given one in a run.
-NEW_AT_ONCE = 500
+#: Objects that are asked for at once; so many that have no second copy are given one in a run.
+AT_ONCE = 500
 #: Seconds after which a run leaves the rest to the next.
 ENOUGH_S = 1800.0
+#: A frame is looked at for its raw object when it comes, and so many days later.
+LOOKS_D = (0, 1, 2)
+#: The last run began at most so long before the last object that it checked.
+OVERLAP = timedelta(hours=1)
 #: When an object was checked that has never been.
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 #: From so many objects on, PostgreSQL's estimate of their number will do.
@@ -82,8 +88,9 @@ def scrub(hub: Hub) -> dict[str, int]:
         copy.prepare()
     until = time.monotonic() + ENOUGH_S
     with hub.archive.transaction() as session:
-        due = due_objects(session, hub.settings.scrub_days, with_copy=copy is not None)
-    for key, version in due:
+        note_new(session)
+        share = share_of(session, hub.settings.scrub_days)
+    for key, version in _due_objects(hub, share, with_copy=copy is not None):
         check, copied = check_object(hub.lake, copy, key, version)
         with hub.archive.transaction() as session:
             check.checked_at = database_now(session)
@@ -98,32 +105,54 @@ def scrub(hub: Hub) -> dict[str, int]:
     return counts
 
 
-def due_objects(session: Session, days: int, *, with_copy: bool) -> list[tuple[str, str | None]]:
-    """Return key and version of the raw objects to be checked now."""
-    _note_new(session)
-    share = math.ceil(about_how_many(session) / (days * RUNS_A_DAY))
-    oldest = (
-        select(RawCheck.key, RawCheck.version).order_by(col(RawCheck.checked_at), col(RawCheck.key)).limit(share)
-    )
-    found = list(session.exec(oldest).all())
+def _due_objects(hub: Hub, share: int, *, with_copy: bool) -> Iterator[tuple[str, str | None]]:
+    """Yield key and version of the raw objects to be checked now; those yielded must be checked."""
+    while share > 0:
+        with hub.archive.session() as session:
+            some = longest_unchecked(session, min(share, AT_ONCE))
+        yield from some
+        share -= AT_ONCE
     if with_copy:
-        uncopied = select(RawCheck.key, RawCheck.version).where(sql(NOT_COPIED)).order_by(col(RawCheck.key))
-        found += session.exec(uncopied.limit(NEW_AT_ONCE)).all()
-    return list(dict(found).items())
+        with hub.archive.session() as session:
+            some = not_copied(session)
+        yield from some
 
 
-def _note_new(session: Session) -> None:
+def share_of(session: Session, days: int) -> int:
+    """Return how many objects to check in a run, so that all are within the days."""
+    return math.ceil(about_how_many(session) / (days * RUNS_A_DAY))
+
+
+def longest_unchecked(session: Session, limit: int) -> list[tuple[str, str | None]]:
+    """Return key and version of the raw objects that were checked the longest ago, or never."""
+    oldest = select(RawCheck.key, RawCheck.version).order_by(col(RawCheck.checked_at), col(RawCheck.key))
+    return list(session.exec(oldest.limit(limit)).all())
+
+
+def not_copied(session: Session) -> list[tuple[str, str | None]]:
+    """Return key and version of raw objects that have no second copy yet."""
+    uncopied = select(RawCheck.key, RawCheck.version).where(sql(NOT_COPIED)).order_by(col(RawCheck.key))
+    return list(session.exec(uncopied.limit(AT_ONCE)).all())
+
+
+def note_new(session: Session) -> None:
     """Give every raw object a row that has none, as one never checked; looks only at frames of late.
 
-    Of late: since two days before the newest row was checked. So a hub that did not run for a month looks back for
+    Of late: that came, or were taken up again, since the newest row was checked; and again a day and two days
+    after, for a frame has its raw key only once it was read. So a hub that did not run for a month looks back for
     a month, and one that never did at everything.
     """
     newest = session.exec(select(func.max(RawCheck.checked_at))).one()
     lately: Any = true()
     if newest is not None:
-        since = newest - timedelta(days=2)
-        # A frame that was set aside and taken up again has its raw key since then.
-        lately = or_(col(Frame.received_at) >= since, col(Frame.disposition_at) >= since)
+        now, since = database_now(session), newest - OVERLAP
+        lately = or_(
+            *(
+                col(column).between(since - timedelta(days=days), now - timedelta(days=days))
+                for column in (Frame.received_at, Frame.disposition_at)
+                for days in LOOKS_D
+            )
+        )
     row: list[Any] = [
         Frame.raw_key,
         func.max(Frame.raw_version),

@@ -72,9 +72,41 @@ def test_every_raw_object_comes_round_within_the_days(hub: Hub) -> None:
     for i in range(50):
         file(hub, bytes([i]))
     with hub.archive.session() as session:
-        share = len(scrubbing.due_objects(session, 1, with_copy=False))
+        scrubbing.note_new(session)
+        share = scrubbing.share_of(session, 1)
     assert share * scrubbing.RUNS_A_DAY >= 50
     assert share == 3
+
+
+def test_a_frame_filed_days_after_it_came_is_found(hub: Hub) -> None:
+    """It has its raw key only then: so it is looked at when it comes, and a day and two days later."""
+    file(hub, b"seen")
+    scrubbing.scrub(hub)
+    found = {f"{hours}": file(hub, str(hours).encode()) for hours in (0, 12, 24, 36, 48, 60)}
+    with hub.archive.transaction() as session:
+        for hours, key in found.items():
+            frame = session.exec(select(Frame).where(Frame.raw_key == key)).one()
+            frame.received_at -= timedelta(hours=int(hours))
+    with hub.archive.transaction() as session:
+        scrubbing.note_new(session)
+        noted = {check.key for check in session.exec(select(RawCheck)).all()}
+    assert {hours for hours, key in found.items() if key in noted} == {"0", "24", "48"}
+    with hub.archive.transaction() as session:
+        for check in session.exec(select(RawCheck)).all():
+            check.checked_at -= timedelta(hours=14)  # the hub did not run for half a day
+        scrubbing.note_new(session)
+        noted = {check.key for check in session.exec(select(RawCheck)).all()}
+    assert {hours for hours, key in found.items() if key in noted} == {"0", "12", "24", "36", "48", "60"}
+
+
+def test_more_than_one_statement_asks_for_are_checked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrubbing, "AT_ONCE", 2)
+    monkeypatch.setattr(scrubbing, "RUNS_A_DAY", 1)
+    settings = hub.settings.model_copy(update={"scrub_days": 1})
+    for i in range(5):
+        file(hub, bytes([i]))
+    assert scrubbing.scrub(Hub(settings, hub.lake, hub.archive))["raw_checked"] == 5
+    assert len(checks(hub)) == 5
 
 
 @pytest.mark.parametrize(("harm", "state"), [("flip", "mismatch"), ("lose", "missing")])

@@ -15,7 +15,7 @@ from sqlmodel import select
 from starloom import sweeping
 from starloom.archive import claims, dispositions, frames, missions, staleness
 from starloom.archive.frames import LOST_AFTER_S
-from starloom.archive.models import Frame, Mission, Photometry, Solution, StatusEvent
+from starloom.archive.models import Frame, Mission, Photometry, Revision, Solution, StatusEvent
 from starloom.batches import FramesWait, advance
 from starloom.errors import BadInput, Unavailable
 from starloom.hub import Hub
@@ -175,6 +175,33 @@ def test_stale_missions_are_reopened_after_a_quiet_time(hub: Hub) -> None:
     assert status_of(hub) == "COMPLETE"
     assert [(e.old_status, e.new_status) for e in open_events(hub)][-1] == ("STACKED", "COMPLETE")
     assert sweeping.reopen_stale_missions(hub) == 0
+
+
+def test_only_missions_are_looked_at_that_changed_after_their_stack_was_claimed(hub: Hub) -> None:
+    """A stack knows what there was when it was claimed; what came while it was made, or since, it does not."""
+
+    def looked_at() -> set[str]:
+        with hub.archive.session() as session:
+            return staleness.recently_changed(session, 3600.0)
+
+    def measured_when_ready() -> None:
+        with hub.archive.transaction() as session:
+            for photometry in session.exec(select(Photometry)).all():
+                photometry.created_at = frames.get(session, photometry.frame_id).ready_at or photometry.created_at
+
+    make_ready(hub, "a", since_s=1800)
+    measured_when_ready()
+    publish(hub)
+    assert looked_at() == set()
+    with hub.archive.transaction() as session:
+        (revision,) = session.exec(select(Revision)).all()
+        revision.claimed_at -= timedelta(hours=3)  # it took three hours
+        session.flush()
+    make_ready(hub, "while it was made", since_s=2 * 3600)
+    measured_when_ready()
+    assert looked_at() == {"550"}
+    with hub.archive.session() as session:
+        assert [mission.id for mission in staleness.stale_missions(session, 0)] == ["550"]
 
 
 def test_a_mission_cancelled_meanwhile_is_not_reopened(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

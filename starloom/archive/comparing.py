@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -65,13 +65,39 @@ def compare(
 
 def _parts(session: Session, revision: Revision) -> dict[str, Any]:
     found = session.exec(
-        select(RevisionInput, Frame, Solution, Photometry)
+        select(RevisionInput, Frame)
         .join(Frame, col(Frame.id) == RevisionInput.frame_id)
-        .join(Solution, col(Solution.id) == RevisionInput.solution_id)
-        .join(Photometry, col(Photometry.id) == RevisionInput.photometry_id)
         .where(RevisionInput.revision_id == revision.id)
     ).all()
-    return {row[1].id: row for row in found}
+    return {frame.id: (part, frame) for part, frame in found}
+
+
+def _by_id(session: Session, table: Any, ids: Iterable[int | None]) -> dict[int, Any]:
+    return {row.id: row for row in session.exec(select(table).where(col(table.id).in_(set(ids)))).all()}
+
+
+def _done_again(session: Session, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Return, by frame, reason and amount of the difference for frames that were solved or measured again."""
+    pairs = [(before[key][0], *after[key]) for key in before.keys() & after.keys()]
+    again = [
+        (old, new, frame)
+        for old, new, frame in pairs
+        if (old.solution_id, old.photometry_id) != (new.solution_id, new.photometry_id)
+    ]
+    if not again:
+        return {}
+    solutions = _by_id(session, Solution, (part.solution_id for row in again for part in row[:2]))
+    measured = _by_id(session, Photometry, (part.photometry_id for row in again for part in row[:2]))
+    return {
+        frame.id: difference(
+            session,
+            frame,
+            (solutions[old.solution_id], solutions[new.solution_id]),
+            (measured[old.photometry_id], measured[new.photometry_id]),
+            old.calibration_id,
+        )
+        for old, new, frame in again
+    }
 
 
 def _share(part: RevisionInput | None, total: float) -> float | None:
@@ -81,11 +107,12 @@ def _share(part: RevisionInput | None, total: float) -> float | None:
 def _frames(session: Session, then: Revision, now: Revision) -> tuple[list[dict[str, Any]], int]:
     before, after = _parts(session, then), _parts(session, now)
     sums = [sum(row[0].weight or 0.0 for row in parts.values()) or 1.0 for parts in (before, after)]
+    again = _done_again(session, before, after)
     rows, unchanged = [], 0
     for frame_id in sorted(before.keys() | after.keys()):
         old, new = before.get(frame_id), after.get(frame_id)
         frame: Frame = (new or old)[1]  # type: ignore[index]
-        change, reason, amount = _change(session, old, new)
+        change, reason, amount = _change(old, new, again.get(frame_id))
         if change is None:
             unchanged += 1
             continue
@@ -104,14 +131,14 @@ def _frames(session: Session, then: Revision, now: Revision) -> tuple[list[dict[
     return rows, unchanged
 
 
-def _change(session: Session, old: Any, new: Any) -> tuple[str | None, str | None, float | None]:
+def _change(old: Any, new: Any, again: Any) -> tuple[str | None, str | None, float | None]:
     if old is None:
         return "added", new[0].reason or "late", None
     if new is None:
         frame: Frame = old[1]
         return "removed", frame.disposition_hint or frame.disposition_code or "no longer usable", None
-    if (old[2].id, old[3].id) != (new[2].id, new[3].id):
-        reason, amount = difference(session, new[1], (old[2], new[2]), (old[3], new[3]), old[0].calibration_id)
+    if again is not None:
+        reason, amount = again
         return "done-again", reason or "nothing that matters", amount
     if old[0].reason != new[0].reason:
         return "weighted-otherwise", f"{old[0].reason or 'used'} → {new[0].reason or 'used'}", None

@@ -7,17 +7,18 @@ the same frames are not tried again, and a person can see why there is none.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import text as sql
 from sqlmodel import Session, col, func, or_, select
 
 from starloom.archive.frames import MOSAIC
-from starloom.archive.models import ACTIVE_LIGHT, Calibration, Frame, Instrument, Master, Node
+from starloom.archive.models import ACTIVE_LIGHT, CALIBRATION, Calibration, Frame, Instrument, Master, Node
 from starloom.errors import BadInput
 
-CALIBRATION_KINDS = ("bias", "dark", "flat")
+#: When the last master was made of an instrument that has none.
+BEFORE_ALL = datetime(1, 1, 1, tzinfo=UTC)
 
 
 def current(session: Session, instrument_id: int | None) -> Sequence[Master]:
@@ -94,61 +95,60 @@ def publish(session: Session, master: Master) -> Master | None:
     return master
 
 
-def calibration_frames(session: Session, instrument_id: int) -> Sequence[Frame]:
-    """Return the biases, darks and flats that an instrument has sent, oldest first."""
+def calibration_frames(session: Session, instrument_id: int, since: datetime) -> Sequence[Frame]:
+    """Return the biases, darks and flats of an instrument that have come since a time, oldest first."""
     return session.exec(
         select(Frame)
-        .where(
-            Frame.instrument_id == instrument_id,
-            col(Frame.kind).in_(CALIBRATION_KINDS),
-            Frame.disposition == "active",
-            Frame.ingest == "ok",
-        )
+        .where(sql(CALIBRATION), Frame.instrument_id == instrument_id, col(Frame.received_at) >= since)
         .order_by(col(Frame.start_utc), col(Frame.id))
     ).all()
 
 
 def lights(session: Session, instrument_id: int, *, limit: int) -> Sequence[Frame]:
     """Return an instrument's newest light frames as the sensor read them: mosaics whole, no planes."""
-    return session.exec(
-        select(Frame)
-        .where(
+    found: Sequence[Frame] = session.exec(_newest_lights(select(Frame), instrument_id, limit)).all()
+    return found
+
+
+def _newest_lights(query: Any, instrument: Any, limit: int) -> Any:
+    return (
+        query.where(
             sql(ACTIVE_LIGHT),
-            Frame.instrument_id == instrument_id,
+            Frame.instrument_id == instrument,
             Frame.ingest == "ok",
             col(Frame.start_utc).is_not(None),
             or_(col(Frame.plane).is_(None), Frame.plane == MOSAIC),
         )
         .order_by(col(Frame.start_utc).desc(), col(Frame.id))
         .limit(limit)
-    ).all()
+    )
 
 
 def instruments_with_news(session: Session, *, lights_needed: int) -> list[int]:
     """Return instruments that have received calibration frames, or enough lights, since their last master.
 
-    Lights matter to those alone that have no dark: defects are learnt from them. A few looks into an index for
-    each instrument, however many frames there are. `starloom.mastering` finds out what is to be built.
+    Lights matter to those alone that have no dark: defects are learnt from the newest of them. It is a look into
+    an index for each instrument, however many frames there are. `starloom.mastering` says what is to be built.
     """
-    sent: list[Any] = [Frame.instrument_id == Instrument.id, Frame.disposition == "active", Frame.ingest == "ok"]
-    newest = [
-        select(func.max(Frame.received_at)).where(*sent, Frame.kind == kind).scalar_subquery()
-        for kind in (*CALIBRATION_KINDS, "light")
-    ]
-    enough = select(Frame.id).where(*sent, Frame.kind == "light").offset(lights_needed - 1).limit(1)
     made, has_dark = _last_made(session)
-    found = []
-    for instrument, *calibrations, light, many in session.exec(
-        select(Instrument.id, *newest, enough.scalar_subquery()).order_by(col(Instrument.id))  # type: ignore[call-overload]
-    ).all():
-        last = made.get((instrument, False))
-        news = any(at is not None and (last is None or at > last) for at in calibrations)
-        mapped = made.get((instrument, True))
-        if many is not None and instrument not in has_dark:
-            news = news or mapped is None or light > mapped
-        if news:
-            found.append(instrument)
-    return found
+    newest = select(func.max(Frame.received_at)).where(sql(CALIBRATION), Frame.instrument_id == Instrument.id)
+    some = _newest_lights(select(Frame.received_at), Instrument.id, lights_needed).correlate(Instrument).subquery()
+    enough = select(func.max(some.c.received_at)).having(func.count() == lights_needed)
+    no_dark = col(Instrument.id).not_in(has_dark)
+    looks = [(_each(session, newest), False), (_each(session, enough, no_dark), True)]
+    news = {
+        instrument_id
+        for look, of_lights in looks
+        for instrument_id, received in look.items()
+        if received is not None and received > made.get((instrument_id, of_lights), BEFORE_ALL)
+    }
+    return sorted(news)
+
+
+def _each(session: Session, look: Any, *where: Any) -> dict[int, datetime | None]:
+    """Return what a query of one time finds for each instrument."""
+    query: Any = select(Instrument.id, look.correlate(Instrument).scalar_subquery()).where(*where)
+    return dict(session.exec(query).all())
 
 
 def _last_made(session: Session) -> tuple[dict[tuple[int, bool], datetime], set[int]]:

@@ -29,6 +29,8 @@ UNSETTLED = (
 WAITING = "disposition = 'active' AND next_attempt_at IS NOT NULL"
 #: A light frame that `bind` or the search for defects may take.
 ACTIVE_LIGHT = "kind = 'light' AND disposition = 'active'"
+#: A frame that a master may be made of.
+CALIBRATION = "kind IN ('bias', 'dark', 'flat') AND disposition = 'active' AND ingest = 'ok'"
 SET_ASIDE = "disposition <> 'active'"
 #: A frame that came before its mission, or without one.
 STRAY = "mission_id IS NULL AND obs_req IS NOT NULL"
@@ -135,14 +137,20 @@ class Frame(SQLModel, table=True):
         partial("ix_frame_stray", STRAY, "obs_req"),
         # What has changed lately: what may make a stack stale.
         partial("ix_frame_ready", "ready_at IS NOT NULL", "ready_at"),
-        partial("ix_frame_set_aside", "disposition_at IS NOT NULL", "disposition_at"),
+        partial(
+            "ix_frame_set_aside",
+            "disposition_at IS NOT NULL",
+            "disposition_at",
+            "disposition",
+            "disposition_code",
+        ),
         # Lists, newest first.
         Index("ix_frame_arrived", "received_at", "id"),
         partial("ix_frame_set_aside_arrived", SET_ASIDE, "disposition", "received_at", "id"),
         Index("ix_frame_of_node", "node_id", "received_at", "id"),
-        # What an instrument has sent: its newest lights, and whether there is anything new.
+        # What an instrument has sent: its newest lights, and the calibration frames that came last.
         partial("ix_frame_lights", ACTIVE_LIGHT, "instrument_id", "start_utc"),
-        Index("ix_frame_news", "instrument_id", "kind", "received_at"),
+        partial("ix_frame_calibrations", CALIBRATION, "instrument_id", "received_at"),
         # The earlier frames of an instrument in a band, newest first: photometry's history.
         Index("ix_frame_history", "instrument_id", "band", "start_utc"),
     )

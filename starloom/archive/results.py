@@ -6,7 +6,7 @@ transaction that files the new photometry, so no stack ever binds half of each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlmodel import Session, and_, col, select
@@ -136,34 +136,48 @@ def unreferenced(session: Session, keys: Sequence[str]) -> list[str]:
 
     Solved copies and calibrated pixels of earlier solutions are wanted only while a run that has bound them holds
     its mission: raw frames and masters are kept, so they can be made again. The frame's id stands in the key of
-    what was made of it, so that nothing is searched for; a mosaic's pixels are its planes' too.
+    what was made of it, so that nothing is searched for.
     """
-    masters = [key for key in keys if frame_of(key) is None]
-    ids = {frame_id for key in keys if (frame_id := frame_of(key)) is not None}
-    for mosaic in session.exec(select(Frame).where(col(Frame.id).in_(ids), Frame.plane == MOSAIC)).all():
-        ids |= set(plane_ids(mosaic))
-    derived: list[tuple[Any, Any]] = [
-        (Solution, Solution.solved_key),
-        (Photometry, Photometry.sources_key),
-        (Calibration, Calibration.key),
-    ]
-    frames: list[Any] = [Frame.solved_key, Frame.sources_key, Frame.calibrated_key, Frame.quicklook_key]
-    queries: list[Any] = [
-        select(*frames).where(col(Frame.id).in_(ids)),
-        select(Master.key).where(col(Master.key).in_(masters)),
-        *(
-            select(column).where(col(table.frame_id).in_(ids), col(table.current).is_(True))
-            for table, column in derived
-        ),
-        select(Solution.solved_key)
-        .join(RevisionInput, col(RevisionInput.solution_id) == Solution.id)
-        .join(Revision, col(Revision.id) == RevisionInput.revision_id)
-        .where(
-            col(RevisionInput.frame_id).in_(ids), col(Solution.frame_id).in_(ids), col(Revision.status).in_(HELD)
-        ),
-    ]
-    wanted: set[str | None] = set()
-    for query in queries:
-        for row in session.exec(query).all():
-            wanted |= {row} if isinstance(row, str) or row is None else set(row)
+    made: dict[str, set[str]] = {}
+    masters = []
+    for key in keys:
+        frame_id = frame_of(key)
+        if frame_id is None:
+            masters.append(key)
+        else:
+            made.setdefault(key.partition("/")[0], set()).add(frame_id)
+    queries: list[Any] = [select(Master.key).where(col(Master.key).in_(masters))] if masters else []
+    for folder, ids in made.items():
+        queries += _wanted_of(session, folder, ids)
+    wanted = {key for query in queries for key in session.exec(query).all()}
     return [key for key in keys if key not in wanted]
+
+
+def _wanted_of(session: Session, folder: str, ids: set[str]) -> Iterator[Any]:
+    """Yield the queries of what is wanted in one folder of the lake, made of some frames."""
+    if folder in ("calibrated", "quicklook"):  # a mosaic's are its planes' too
+        mosaics = select(Frame).where(col(Frame.id).in_(ids), Frame.plane == MOSAIC)
+        ids = ids.union(*(plane_ids(mosaic) for mosaic in session.exec(mosaics).all()))
+    of_frames: dict[str, Any] = {
+        "calibrated": Frame.calibrated_key,
+        "solved": Frame.solved_key,
+        "sources": Frame.sources_key,
+        "quicklook": Frame.quicklook_key,
+    }
+    yield select(of_frames[folder]).where(col(Frame.id).in_(ids))
+    current: dict[str, tuple[Any, Any]] = {
+        "calibrated": (Calibration, Calibration.key),
+        "solved": (Solution, Solution.solved_key),
+        "sources": (Photometry, Photometry.sources_key),
+    }
+    if folder in current:
+        table, column = current[folder]
+        yield select(column).where(col(table.frame_id).in_(ids), col(table.current).is_(True))
+    if folder == "solved":
+        held = col(Revision.status).in_(HELD)
+        yield (
+            select(Solution.solved_key)
+            .join(RevisionInput, col(RevisionInput.solution_id) == Solution.id)
+            .join(Revision, col(Revision.id) == RevisionInput.revision_id)
+            .where(col(RevisionInput.frame_id).in_(ids), col(Solution.frame_id).in_(ids), held)
+        )

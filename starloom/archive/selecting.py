@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, String, cast
+from sqlalchemy.sql.visitors import iterate
 from sqlmodel import Session, col, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -177,12 +178,13 @@ def every_frame_where(
 
 
 def _where(conditions: Sequence[str]) -> SelectOfScalar[Frame]:
-    return (
-        select(Frame)
-        .join(Solution, (col(Solution.frame_id) == Frame.id) & col(Solution.current).is_(True), isouter=True)
-        .join(Photometry, (col(Photometry.frame_id) == Frame.id) & col(Photometry.current).is_(True), isouter=True)
-        .join(
-            Calibration, (col(Calibration.frame_id) == Frame.id) & col(Calibration.current).is_(True), isouter=True
-        )
-        .where(*(condition(text) for text in conditions))
-    )
+    """Return the frames for which conditions hold; joined is what the conditions name, and nothing else."""
+    expressions = [condition(text) for text in conditions]
+    query = select(Frame).where(*expressions)
+    named = {getattr(part, "table", None) for said in expressions for part in iterate(said)}
+    results: tuple[Any, ...] = (Solution, Photometry, Calibration)
+    for model in results:
+        if model.__table__ in named:
+            of_frame = (model.frame_id == Frame.id) & model.current.is_(True)
+            query = query.join(model, of_frame, isouter=True)
+    return query

@@ -33,9 +33,11 @@ from starloom.archive.models import (
 NO_FRAMES = "no-usable-frames"
 #: How far back a look goes that is told nothing else.
 DAY_S = 86400.0
+#: So long after the time in its row a change may still not have been there for a claim to see.
+SLACK = timedelta(seconds=60)
 #: Hours in which every stack is looked at once, whether anything of it is known to have changed.
 ROUND_H = 168
-#: Missions that one statement asks about.
+#: Missions, or frames, that one statement asks about.
 PAGE = 500
 _WITHOUT_FRAMES: Any = (Mission.status == "FAILED", Mission.failure_code == NO_FRAMES)
 MOVED_PX = 0.1
@@ -67,21 +69,53 @@ class Change:
 
 
 def recently_changed(session: Session, within_s: float) -> set[str]:
-    """Return the missions of which anything has changed lately that could make a stack stale.
+    """Return the missions of which anything has changed lately that their newest stack cannot know.
 
     The cost is that of what has changed, whatever the archive's age.
     """
     since = database_now(session) - timedelta(seconds=within_s)
-    changed: list[Any] = [
-        select(Frame.obs_req).where(col(Frame.ready_at) >= since),
-        select(Frame.obs_req).where(Frame.disposition != "active", col(Frame.disposition_at) >= since),
-        select(Frame.obs_req)
-        .join(Photometry, col(Photometry.frame_id) == Frame.id)
+    # A frame may have become READY while a stack was being made that was published lately.
+    published = (Revision.status == "published", col(Revision.published_at) >= since)
+    began = session.exec(select(func.min(Revision.claimed_at)).where(*published)).one()
+    since = min(since, began - SLACK) if began is not None else since
+    changed: dict[str, datetime] = {}
+    for query in _changes_since(since):
+        for mission_id, at in session.exec(query).all():
+            if mission_id is not None:
+                changed[mission_id] = max(at, changed.get(mission_id, at))
+    for page in _pages(changed):
+        claimed = (
+            select(Revision.mission_id, func.max(Revision.claimed_at))
+            .where(col(Revision.mission_id).in_(page), Revision.status == "published")
+            .group_by(col(Revision.mission_id))
+        )
+        for mission_id, at in session.exec(claimed).all():
+            if changed[mission_id] < at - SLACK:
+                del changed[mission_id]
+    return set(changed)
+
+
+def _changes_since(since: datetime) -> list[Any]:
+    """Return the queries of missions and when something of them changed last: READY, set aside, measured again."""
+    ready = col(Frame.ready_at) >= since
+    fresh = select(col(Frame.id), Frame.obs_req).where(ready).subquery()
+    newest: list[Any] = [
+        select(Frame.obs_req, func.max(Frame.ready_at)).where(ready),
+        select(Frame.obs_req, func.max(Frame.disposition_at)).where(
+            Frame.disposition != "active", col(Frame.disposition_at) >= since
+        ),
+        # Nearly all that was measured became READY with it: those are known, and only the others looked up.
+        select(fresh.c.obs_req, func.max(Photometry.created_at))
+        .join(Photometry, col(Photometry.frame_id) == fresh.c.id)
         .where(col(Photometry.created_at) >= since),
-        # A frame may have become READY while the stack was being made.
-        select(Revision.mission_id).where(Revision.status == "published", col(Revision.published_at) >= since),
+        select(Frame.obs_req, func.max(Photometry.created_at))
+        .join(Photometry, col(Photometry.frame_id) == Frame.id)
+        .where(
+            col(Photometry.created_at) >= since,
+            col(Photometry.frame_id).not_in(select(col(Frame.id)).where(ready)),
+        ),
     ]
-    return {mission for query in changed for mission in session.exec(query.distinct()).all() if mission}
+    return [query.group_by(query.selected_columns[0]) for query in newest]
 
 
 def share_of_all(session: Session, hour: int) -> set[str]:
@@ -166,21 +200,21 @@ def _missions_with_a_first_frame(session: Session, among: Collection[str]) -> It
         yield from ((mission_id, moment) for mission_id, moment in found if moment is not None)
 
 
-def _pages(missions: Collection[str]) -> Iterator[Sequence[str]]:
-    """Yield missions in order, so many at a time as a statement takes."""
-    ordered = sorted(missions)
+def _pages(ids: Collection[str]) -> Iterator[Sequence[str]]:
+    """Yield ids in order, so many at a time as a statement takes."""
+    ordered = sorted(ids)
     for i in range(0, len(ordered), PAGE):
         yield ordered[i : i + PAGE]
 
 
-def _newest(missions: Sequence[str]) -> Any:
-    """Return a subquery of the newest published revision of those of the missions that are STACKED."""
+def _newest(session: Session, missions: Sequence[str]) -> dict[int, tuple[str, datetime]]:
+    """Return mission and time of publication of the newest revisions of those of the missions that are STACKED."""
     newer = aliased(Revision)
     later = select(newer.id).where(
         newer.mission_id == Revision.mission_id, newer.n > Revision.n, newer.status == "published"
     )
-    return (
-        select(col(Revision.id).label("id"), col(Revision.mission_id).label("mission_id"), Revision.published_at)
+    found: Sequence[Any] = session.exec(
+        select(Revision.id, Revision.mission_id, Revision.published_at)
         .join(Mission, col(Mission.id) == Revision.mission_id)
         .where(
             col(Revision.mission_id).in_(missions),
@@ -188,88 +222,96 @@ def _newest(missions: Sequence[str]) -> Any:
             Mission.status == "STACKED",
             ~later.exists(),
         )
-        .subquery()
-    )
+    ).all()
+    return {revision_id: (mission_id, at) for revision_id, mission_id, at in found}
 
 
 def _changes(session: Session, missions: Collection[str], *, note: bool) -> Iterator[tuple[str, Change]]:
     for page in _pages(missions):
-        newest = _newest(page)
-        yield from _late_frames(session, newest)
-        yield from _frames_gone(session, newest)
-        yield from _changed_inputs(session, newest, note=note)
+        newest = _newest(session, page)
+        if not newest:
+            continue
+        for look in (_late_frames(session, newest), _frames_gone(session, newest)):
+            yield from ((newest[change.revision_id][0], change) for change in look)
+        for change in _changed_inputs(session, newest, note=note):
+            yield newest[change.revision_id][0], change
 
 
-def _late_frames(session: Session, newest: Any) -> Iterator[tuple[str, Change]]:
+def _late_frames(session: Session, newest: dict[int, tuple[str, datetime]]) -> Iterator[Change]:
     """Yield frames that became READY and are not in the revision."""
     found: Sequence[Any] = session.exec(
-        select(newest.c.mission_id, newest.c.id, Frame.id, Frame.ready_at)
-        .join(Frame, col(Frame.obs_req) == newest.c.mission_id)
+        select(Revision.id, Frame.id, Frame.ready_at)
+        .join(Frame, col(Frame.obs_req) == Revision.mission_id)
         .join(
             RevisionInput,
-            and_(RevisionInput.revision_id == newest.c.id, RevisionInput.frame_id == Frame.id),
+            and_(RevisionInput.revision_id == Revision.id, RevisionInput.frame_id == Frame.id),
             isouter=True,
         )
         .where(
+            col(Revision.id).in_(newest),
             Frame.disposition == "active",
             col(Frame.ready_at).is_not(None),
             col(RevisionInput.frame_id).is_(None),
         )
     ).all()
-    for mission_id, revision_id, frame_id, ready_at in found:
-        yield mission_id, Change(revision_id, frame_id, "late", ready_at)
+    for revision_id, frame_id, ready_at in found:
+        yield Change(revision_id, frame_id, "late", ready_at)
 
 
-def _frames_gone(session: Session, newest: Any) -> Iterator[tuple[str, Change]]:
+def _frames_gone(session: Session, newest: dict[int, tuple[str, datetime]]) -> Iterator[Change]:
     """Yield frames that weigh in the revision and were withdrawn, or set aside by hand, since."""
-    wanted: list[Any] = [
-        newest.c.mission_id, newest.c.id, Frame.id, Frame.disposition_at, newest.c.published_at
-    ]  # fmt: skip
     found: Sequence[Any] = session.exec(
-        select(*wanted)
-        .join(RevisionInput, RevisionInput.revision_id == newest.c.id)
+        select(RevisionInput.revision_id, Frame.id, Frame.disposition_at)
         .join(Frame, col(Frame.id) == RevisionInput.frame_id)
         .where(
-            Frame.disposition != "active", or_(col(RevisionInput.weight).is_(None), col(RevisionInput.weight) > 0)
+            col(RevisionInput.revision_id).in_(newest),
+            Frame.disposition != "active",
+            or_(col(RevisionInput.weight).is_(None), col(RevisionInput.weight) > 0),
         )
     ).all()
-    for mission_id, revision_id, frame_id, at, published_at in found:
-        yield mission_id, Change(revision_id, frame_id, "withdrawn", at or published_at)
+    for revision_id, frame_id, at in found:
+        yield Change(revision_id, frame_id, "withdrawn", at or newest[revision_id][1])
 
 
-def _changed_inputs(session: Session, newest: Any, *, note: bool) -> Iterator[tuple[str, Change]]:
+def _changed_inputs(session: Session, newest: dict[int, tuple[str, datetime]], *, note: bool) -> Iterator[Change]:
     """Yield bound frames that have changed enough to matter; with ``note`` remember those that have not."""
     photometry_now, solution_now = aliased(Photometry), aliased(Solution)
-    wanted: list[Any] = [
-        newest.c.mission_id, RevisionInput, Frame, Solution, solution_now, Photometry, photometry_now
-    ]  # fmt: skip
-    rows: list[Any] = list(
-        session.exec(
-            select(*wanted)
-            .join(RevisionInput, RevisionInput.revision_id == newest.c.id)
-            .join(Frame, col(Frame.id) == RevisionInput.frame_id)
-            .join(Solution, col(Solution.id) == RevisionInput.solution_id)
-            .join(Photometry, col(Photometry.id) == RevisionInput.photometry_id)
-            .join(photometry_now, and_(photometry_now.frame_id == Frame.id, col(photometry_now.current).is_(True)))
-            .join(solution_now, and_(solution_now.frame_id == Frame.id, col(solution_now.current).is_(True)))
-            .where(
-                Frame.disposition == "active",
-                photometry_now.id != RevisionInput.photometry_id,
-                or_(
-                    col(RevisionInput.compared_photometry_id).is_(None),
-                    col(RevisionInput.compared_photometry_id) != photometry_now.id,
-                ),
-            )
-        ).all()
-    )
-    for mission_id, part, frame, then, now, measured_then, measured_now in rows:
-        reason, amount = difference(
-            session, frame, (then, now), (measured_then, measured_now), part.calibration_id
+    measured_again: list[Any] = [
+        col(RevisionInput.revision_id).in_(newest),
+        col(photometry_now.current).is_(True),
+        photometry_now.id != RevisionInput.photometry_id,
+        or_(
+            col(RevisionInput.compared_photometry_id).is_(None),
+            col(RevisionInput.compared_photometry_id) != photometry_now.id,
+        ),
+    ]
+    # Few were measured again: what else is known of a frame is read for those alone.
+    again = session.exec(
+        select(RevisionInput.frame_id)
+        .join(photometry_now, col(photometry_now.frame_id) == RevisionInput.frame_id)
+        .where(*measured_again)
+    ).all()
+    wanted: list[Any] = [RevisionInput, Frame, Solution, solution_now, Photometry, photometry_now]
+    for page in _pages(again):
+        rows: list[Any] = list(
+            session.exec(
+                select(*wanted)
+                .join(Frame, col(Frame.id) == RevisionInput.frame_id)
+                .join(Solution, col(Solution.id) == RevisionInput.solution_id)
+                .join(Photometry, col(Photometry.id) == RevisionInput.photometry_id)
+                .join(photometry_now, photometry_now.frame_id == Frame.id)
+                .join(solution_now, and_(solution_now.frame_id == Frame.id, col(solution_now.current).is_(True)))
+                .where(col(RevisionInput.frame_id).in_(page), Frame.disposition == "active", *measured_again)
+            ).all()
         )
-        if reason is not None:
-            yield mission_id, Change(part.revision_id, frame.id, reason, measured_now.created_at, amount)
-        elif note:
-            part.compared_photometry_id = measured_now.id
+        for part, frame, then, now, measured_then, measured_now in rows:
+            reason, amount = difference(
+                session, frame, (then, now), (measured_then, measured_now), part.calibration_id
+            )
+            if reason is not None:
+                yield Change(part.revision_id, frame.id, reason, measured_now.created_at, amount)
+            elif note:
+                part.compared_photometry_id = measured_now.id
 
 
 def difference(

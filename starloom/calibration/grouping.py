@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from starloom.calibration.masters import MIN_FRAMES
 from starloom.calibration.matching import FrameFacts, exposures_agree, filter_name
@@ -40,10 +41,11 @@ class GroupOptions:
 
 @dataclass(frozen=True)
 class CalFrame:
-    """A calibration frame as grouping sees it."""
+    """A calibration frame as grouping sees it; `received` is when it came."""
 
     id: str
     facts: FrameFacts
+    received: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,11 @@ class Group:
         return by_temperature[len(by_temperature) // 2].facts
 
 
-def groups(frames: Iterable[CalFrame], options: GroupOptions | None = None) -> list[Group]:
+def groups(
+    frames: Iterable[CalFrame],
+    options: GroupOptions | None = None,
+    finished: Mapping[str, datetime] | None = None,
+) -> list[Group]:
     """Sort calibration frames of one instrument into masters, in the order in which they are to be built.
 
     Parameters
@@ -79,6 +85,9 @@ def groups(frames: Iterable[CalFrame], options: GroupOptions | None = None) -> l
         Biases, darks and flats; others, and those without a start, are passed over.
     options
         See `GroupOptions`.
+    finished
+        When the master of a frame was made that stays as it is. What follows such a master is grouped as if all
+        frames before it were still given.
 
     Notes
     -----
@@ -92,7 +101,8 @@ def groups(frames: Iterable[CalFrame], options: GroupOptions | None = None) -> l
         for _, alike in itertools.groupby(members, key=_settings):
             for same in _by_exposure(list(alike), kind, options):
                 for cool in _by_temperature(same, options):
-                    found += [Group(kind, tuple(part[-options.most :])) for part in _by_date(cool, kind, options)]
+                    parts = _by_date(_unfinished(cool, finished or {}), kind, options)
+                    found += [Group(kind, tuple(part[-options.most :])) for part in parts]
     return found
 
 
@@ -127,8 +137,18 @@ def _by_temperature(frames: list[CalFrame], options: GroupOptions) -> list[list[
     return _cut(ordered, alike)
 
 
-def _by_date(frames: list[CalFrame], kind: str, options: GroupOptions) -> list[list[CalFrame]]:
-    ordered = sorted(frames, key=lambda f: (f.facts.start, f.id))
+def _unfinished(frames: list[CalFrame], finished: Mapping[str, datetime]) -> list[CalFrame]:
+    """Return frames by date, without those that were there when a master of them or of later ones was finished."""
+    kept: list[CalFrame] = []
+    made: datetime | None = None
+    for frame in sorted(frames, key=lambda f: (f.facts.start, f.id), reverse=True):
+        made = max((at for at in (made, finished.get(frame.id)) if at is not None), default=None)
+        if made is None or frame.received is None or frame.received > made:
+            kept.append(frame)
+    return kept[::-1]
+
+
+def _by_date(ordered: list[CalFrame], kind: str, options: GroupOptions) -> list[list[CalFrame]]:
     gap, span = options.gap_days[kind] * 86400, options.span_days[kind] * 86400
     parts: list[list[CalFrame]] = []
     for frame in ordered:

@@ -194,6 +194,8 @@ def _measure(
         pcount, gcount = 0, 1
     length = abs(bitpix) // 8 * gcount * (pcount + elements)
     kind = "IMAGE" if index == 0 else values.get("XTENSION")
+    if kind == "IMAGE" and axes and not groups and (pcount, gcount) != (0, 1):
+        raise _broken(path, index, f"an image with PCOUNT {pcount} and GCOUNT {gcount}")
     compressed = kind == "BINTABLE" and values.get("ZIMAGE") == "T"
     if compressed:
         bitpix, axes = _layout(path, values, index, "Z")

@@ -89,3 +89,17 @@ def test_what_a_group_has_in_common_is_its_middle() -> None:
     frames = [*series("a", 1), *series("b", 1, temperature_c=-9.6), *series("c", 1, temperature_c=-9.1)]
     (group,) = groups(frames)
     assert group.facts.temperature_c == -9.6
+
+
+def test_what_follows_a_finished_master_is_grouped_as_if_all_were_given() -> None:
+    """The frames of months ago are not read; those that are still to come into masters are grouped alike."""
+    frames = [frame for week in range(30) for frame in series(f"w{week:02d}-", 1, days=7 * week)]
+    frames = [replace(frame, received=frame.facts.start) for frame in frames]
+    first, second, *others = found([*frames])
+    made = NIGHT + timedelta(days=400)
+    finished = dict.fromkeys((*first, *second), made)
+    assert [group.ids for group in groups(frames[12:], finished=finished)] == others  # begins in the second
+    # One of the second's time that came after it was made is no part of it; of those that were there none is left.
+    late = replace(series("late", 1, days=70)[0], received=made + timedelta(days=1))
+    there = replace(series("there", 1, days=70)[0], received=made - timedelta(days=1))
+    assert [group.ids for group in groups([*frames, late, there], finished=finished)] == [["late0"], *others]

@@ -80,6 +80,17 @@ def wrong_sum(which: str) -> bytes:
     return bytes(data)
 
 
+def image_with_heap() -> bytes:
+    """An image extension that claims more data than its axes hold."""
+    head = block(
+        "XTENSION= 'IMAGE   '".ljust(80),
+        *(card("BITPIX", 16), card("NAXIS", 2), card("NAXIS1", 40), card("NAXIS2", 30)),
+        *(card("PCOUNT", 503), card("GCOUNT", 1)),
+    )
+    data = RNG.bytes(2 * (40 * 30 + 503))
+    return block(card("SIMPLE", "T"), card("BITPIX", 8), card("NAXIS", 0)) + head + data + bytes(-len(data) % 2880)
+
+
 def tile_table(tile: bytes, algorithm: str = "GZIP_1", width: int = 40, height: int = 1) -> bytes:
     """A compressed image of one tile whose bytes are ours."""
     head = block(
@@ -135,6 +146,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "hcompress": ("unsupported-compression", lambda _: tile_table(b"\xdd\x99", "HCOMPRESS_1")),
     "bitpix": ("bad-structure", lambda _: primary(17, 10, 10)),
     "negative": ("bad-structure", lambda _: primary(16, -10, 10)),
+    "image-with-heap": ("bad-structure", lambda _: image_with_heap()),
     "text-axis": ("bad-structure", lambda _: primary(16, 10, 10).replace(b" 10  ", b" 'x' ", 1)),
     "no-axis": ("bad-structure", lambda _: block(card("SIMPLE", "T"), card("BITPIX", 16), card("NAXIS", 2))),
     "endless": ("header-too-long", lambda _: primary(8)[:240] + b"HISTORY ".ljust(80) * 20_000),

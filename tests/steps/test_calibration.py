@@ -315,6 +315,43 @@ def test_new_frames_rebuild_the_master_and_the_old_one_is_history(observatory: O
         assert [m.id for m in master_rows.current(session, observatory.instrument())] == [second.id]
 
 
+def test_a_master_of_long_ago_stays_and_what_is_new_makes_another(observatory: Observatory) -> None:
+    hub = observatory.station.hub
+    observatory.series("dark", 4)
+    observatory.build()
+    with hub.archive.transaction() as session:
+        for row in (*session.exec(select(Frame)).all(), *session.exec(select(Master)).all()):
+            for name in ("received_at", "created_at"):
+                if hasattr(row, name):
+                    setattr(row, name, getattr(row, name) - timedelta(days=mastering.FINISHED_D + 1))
+    assert observatory.build() == []
+    observatory.series("dark", 3, minutes=30, seed=9)  # of the same night, and two months late
+    (made,) = observatory.build()
+    assert made["n_frames"] == 3
+    assert [(m.n_frames, m.current) for m in masters_of(hub)] == [(4, True), (3, True)]
+    assert observatory.build() == []
+
+
+def test_instruments_with_news_are_those_with_frames_since_their_master(observatory: Observatory) -> None:
+    hub = observatory.station.hub
+
+    def news() -> bool:
+        with hub.archive.session() as session:
+            return bool(master_rows.instruments_with_news(session, lights_needed=10))
+
+    observatory.lights(9)
+    assert not news()
+    observatory.lights(1, first=10)
+    assert news()  # enough lights, and no dark
+    observatory.build()
+    assert not news()
+    observatory.series("dark", 3)
+    assert news()
+    observatory.build()
+    observatory.lights(10, first=20)
+    assert not news()  # it has a dark: its lights are asked for no more
+
+
 def test_two_runs_at_once_leave_one_master(observatory: Observatory, monkeypatch: Any) -> None:
     observatory.series("dark", 4)
     publish = master_rows.publish
