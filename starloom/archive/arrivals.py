@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import text as sql
+from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, or_, select
 
@@ -74,10 +75,21 @@ def _added(session: Session, row: Announcement | Frame) -> bool:
     return True
 
 
-def left_behind(session: Session, inbox_key: str, etag: str) -> Frame | None:
-    """Return the frame that was read from this very object, if its run ended before it had freed the inbox."""
-    known = session.exec(select(Frame).where(Frame.inbox_key == inbox_key, Frame.inbox_etag == etag)).first()
-    return known if known is not None and (known.ingest != "pending" or known.disposition != "active") else None
+def known_at(session: Session, inbox_keys: Collection[str]) -> dict[str, Frame]:
+    """Return the frames of objects that the inbox held when they were last looked at, by key."""
+    found = session.exec(select(Frame).where(col(Frame.inbox_key).in_(inbox_keys))).all()
+    return {str(frame.inbox_key): frame for frame in found}
+
+
+def is_left_behind(frame: Frame, etag: str) -> bool:
+    """Tell whether a frame was read from this very object, by a run that ended before it had freed the inbox."""
+    return frame.inbox_etag == etag and (frame.ingest != "pending" or frame.disposition != "active")
+
+
+def taken_up(session: Session, names: Collection[str]) -> set[tuple[str, str | None]]:
+    """Return name and etag of what was read and freed: a list made before that still shows it in the inbox."""
+    query = select(Frame.name, Frame.inbox_etag).where(col(Frame.name).in_(names), col(Frame.inbox_key).is_(None))
+    return set(session.exec(query).all())
 
 
 def record_ingest(session: Session, frame_id: str, *, pixel_digest: str, **values: Any) -> Frame:
@@ -89,25 +101,18 @@ def record_ingest(session: Session, frame_id: str, *, pixel_digest: str, **value
     frame = locked(session, frame_id)
     if frame.ingest != "pending" or frame.disposition != "active":
         return frame
-    for column, value in values.items():
-        setattr(frame, column, value)
+    values |= {"pixel_digest": pixel_digest, "ingest": "ok"}
     _hold_place(session, frame)
     held_by = twin(session, frame)
     if held_by is None:
         try:
             with session.begin_nested():
-                frame.pixel_digest = pixel_digest
-                frame.ingest = "ok"
+                _filed(session, frame, values)
                 session.flush()
         except IntegrityError:  # the same pixels were committed by another run a moment ago
             session.refresh(frame)
-            for column, value in values.items():
-                setattr(frame, column, value)
             held_by = twin(session, frame)
-    put_down(frame)
     if held_by is not None:
-        frame.ingest = "ok"
-        frame.pixel_digest = pixel_digest
         frame.disposition_at = database_now(session)
         if held_by.pixel_digest == pixel_digest:
             frame.disposition, frame.disposition_code = "duplicate", "duplicate"
@@ -119,11 +124,18 @@ def record_ingest(session: Session, frame_id: str, *, pixel_digest: str, **value
                 "in the name, or withdraw the other frame."
             )
         frame.duplicate_of = held_by.id
+        _filed(session, frame, values)
+        session.flush()
+    return frame
+
+
+def _filed(session: Session, frame: Frame, values: dict[str, Any]) -> None:
+    for column, value in values.items():
+        setattr(frame, column, value)
+    put_down(frame)
     if frame.obs_req is not None and frame.mission_id is None:
         add_flags(frame, "unknown-mission")
     touch(session, frame, again_after_s=None if is_settled(frame) else LOST_AFTER_S)
-    session.flush()
-    return frame
 
 
 def _hold_place(session: Session, frame: Frame) -> None:
@@ -156,7 +168,7 @@ def twin(session: Session, frame: Frame) -> Frame | None:
 
 def leave_inbox(session: Session, frame_id: str) -> None:
     """Forget the inbox object, which is gone: the same name may come again."""
-    locked(session, frame_id).inbox_key = None
+    session.execute(update(Frame).where(col(Frame.id) == frame_id).values(inbox_key=None))
 
 
 def announce(

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text as sql
+from sqlalchemy import update
 from sqlmodel import Session, col, func, or_, select
 
 from starloom.archive.frames import MOSAIC
@@ -184,14 +185,11 @@ def instruments(session: Session, *, node: str | None = None) -> Sequence[Instru
 def publish_calibration(session: Session, frames: Iterable[Frame], **values: Any) -> None:
     """File what was done to frames' pixels (a mosaic's planes share it); earlier rows stay as history."""
     for frame in frames:
-        for earlier in session.exec(
-            select(Calibration).where(Calibration.frame_id == frame.id, col(Calibration.current).is_(True))
-        ).all():
-            earlier.current = False
-        session.flush()
+        earlier = (col(Calibration.frame_id) == frame.id, col(Calibration.current).is_(True))
+        with session.no_autoflush:  # frames are written once, when their step is settled
+            session.execute(update(Calibration).where(*earlier).values(current=False))
         session.add(Calibration(frame_id=frame.id, **values))
         frame.calibrated_key, frame.calibrated_version = values.get("key"), values.get("lake_version")
-    session.flush()
 
 
 def calibrated_lights(session: Session, instrument_id: int) -> list[tuple[Frame, Calibration]]:

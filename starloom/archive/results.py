@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import update
 from sqlmodel import Session, and_, col, select
 
 from starloom.archive.claims import HELD
@@ -68,12 +69,11 @@ def add_solution(session: Session, frame: Frame, solution: Solution) -> None:
 def add_photometry(session: Session, frame: Frame, solution: Solution, photometry: Photometry) -> None:
     """File a frame's photometry and make it, and the solution it was measured under, the current ones."""
     _retire(session, Photometry, frame.id)
-    solution = session.merge(solution)
     photometry.current = True
     session.add(photometry)
     if not solution.current:
         _retire(session, Solution, frame.id)
-        solution.current = True
+        session.execute(update(Solution).where(col(Solution.id) == solution.id).values(current=True))
         _index(session, solution)
     session.flush()
 
@@ -85,11 +85,9 @@ def _index(session: Session, solution: Solution) -> None:
 
 
 def _retire(session: Session, table: type[Solution] | type[Photometry], frame_id: str) -> None:
-    for earlier in session.exec(
-        select(table).where(table.frame_id == frame_id, col(table.current).is_(True))
-    ).all():
-        earlier.current = False
-    session.flush()
+    session.execute(
+        update(table).where(col(table.frame_id) == frame_id, col(table.current).is_(True)).values(current=False)
+    )
 
 
 def current_results(session: Session, frame_id: str) -> dict[str, dict[str, Any]]:
