@@ -7,8 +7,8 @@ server, a worker and the relay run as `starloom up` runs them. Nodes put objects
 
 A mission (100 frames) is made COMPLETE by plain SQL when its last frame was sent, twenty of them at a time. The
 night is over when every frame is settled and every mission stacked. ``HOME/night.json`` keeps what was seen: an
-interrupted night goes on where it was. Printed: rates, backlog, CPU ms a frame by program, from the first frame on.
-``--plot FILE.svg`` draws the backlog.
+interrupted night goes on where it was. Printed: rates, backlog, and from the first frame on CPU ms a frame by
+program. ``--plot FILE.svg`` draws the backlog.
 """
 
 from __future__ import annotations

@@ -72,6 +72,9 @@ _FIND = (
 )
 
 
+_VERSION = select(Frame.version).where(Frame.id == bindparam("frame"))
+
+
 def _found(session: Session, frame_id: str) -> _Found:
     row = session.execute(_FIND, {"frame": frame_id}).first()
     return _Found(rows.get(session, frame_id), None, None, False) if row is None else _Found(*row)
@@ -93,7 +96,7 @@ def write_receipt(hub: Hub, frame: Frame, **extra: Any) -> None:
             content_type="application/json",
         )
         with hub.archive.session() as session:
-            if session.exec(select(Frame.version).where(Frame.id == frame.id)).one() == found.frame.version:
+            if session.execute(_VERSION, {"frame": frame.id}).scalar_one() == found.frame.version:
                 return  # else this may have replaced a newer word: say it again
 
 

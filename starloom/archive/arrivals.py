@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
+from sqlalchemy import Select, bindparam, update
 from sqlalchemy import text as sql
-from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, or_, select
 
 from starloom.archive.engine import database_now
 from starloom.archive.frames import LOST_AFTER_S, add_flags, is_settled, locked, put_down, touch
 from starloom.archive.models import UNSETTLED, Announcement, Frame
+
+# Made once: `starloom.archive.frames` says why.
+_AT = select(Frame).where(Frame.inbox_key == bindparam("at")).with_for_update()
+_AWAITED = select(Announcement).where(
+    Announcement.node_id == bindparam("node"),
+    Announcement.name == bindparam("called"),
+    col(Announcement.arrived_at).is_(None),
+)
 
 
 def discover(
@@ -32,7 +41,7 @@ def discover(
 
     A node that overwrites its own object before it was read has corrected itself: the same row goes on.
     """
-    known = session.exec(select(Frame).where(Frame.inbox_key == inbox_key).with_for_update()).first()
+    known = session.execute(_AT, {"at": inbox_key}).scalar_one_or_none()
     if known is not None:
         if known.disposition == "active" and known.ingest == "pending":
             known.inbox_etag = etag
@@ -54,10 +63,7 @@ def discover(
     )
     if not _added(session, frame):
         return None
-    waiting = select(Announcement).where(
-        Announcement.node_id == node_id, Announcement.name == name, col(Announcement.arrived_at).is_(None)
-    )
-    for announcement in session.exec(waiting).all():
+    for announcement in session.execute(_AWAITED, {"node": node_id, "called": name}).scalars().all():
         announcement.arrived_at = database_now(session)
         frame.traceparent = announcement.traceparent or frame.traceparent
     session.flush()
@@ -152,23 +158,32 @@ def _hold_place(session: Session, frame: Frame) -> None:
 
 def twin(session: Session, frame: Frame) -> Frame | None:
     """Return the active frame that holds this one's place (mission, node, start), if there is one."""
+    place = {"node": frame.node_id, "start": frame.start_utc, "is": frame.kind, "besides": frame.id}
+    if frame.obs_req:
+        place["mission"] = frame.obs_req
     with session.no_autoflush:
-        return session.exec(
-            select(Frame).where(
-                Frame.node_id == frame.node_id,
-                Frame.start_utc == frame.start_utc,
-                Frame.obs_req == frame.obs_req if frame.obs_req else col(Frame.obs_req).is_(None),
-                Frame.kind == frame.kind,
-                Frame.disposition == "active",
-                Frame.ingest == "ok",
-                Frame.id != frame.id,
-            )
-        ).first()
+        return session.execute(_twin_of(bool(frame.obs_req)), place).scalars().first()
+
+
+@lru_cache
+def _twin_of(in_mission: bool) -> Select[tuple[Frame]]:
+    return select(Frame).where(
+        Frame.node_id == bindparam("node"),
+        Frame.start_utc == bindparam("start"),
+        Frame.obs_req == bindparam("mission") if in_mission else col(Frame.obs_req).is_(None),
+        Frame.kind == bindparam("is"),
+        Frame.disposition == "active",
+        Frame.ingest == "ok",
+        Frame.id != bindparam("besides"),
+    )
 
 
 def leave_inbox(session: Session, frame_id: str) -> None:
     """Forget the inbox object, which is gone: the same name may come again."""
-    session.execute(update(Frame).where(col(Frame.id) == frame_id).values(inbox_key=None))
+    session.execute(_LEAVE, {"gone": frame_id})
+
+
+_LEAVE = update(Frame).where(col(Frame.id) == bindparam("gone")).values(inbox_key=None)
 
 
 def announce(

@@ -102,14 +102,21 @@ def find(session: Session, name_or_id: str) -> Frame:
     return found or get(session, name_or_id)
 
 
+# Statements that every frame needs are made once: to make one costs more than to send it.
+_LOCK = (
+    select(Frame)
+    .where(Frame.id == bindparam("wanted"))
+    .with_for_update(key_share=True)
+    .execution_options(populate_existing=True)
+)
+
+
 def locked(session: Session, frame_id: str) -> Frame:
     """Return a frame with its row locked and read anew; on SQLite the transaction itself is the lock.
 
     Foreign keys are left alone, as in `starloom.archive.claims.locked_mission`.
     """
-    query = select(Frame).where(Frame.id == frame_id).with_for_update(key_share=True)
-    frame = session.exec(query.execution_options(populate_existing=True)).first()
-    return frame or get(session, frame_id)
+    return session.execute(_LOCK, {"wanted": frame_id}).scalar_one_or_none() or get(session, frame_id)
 
 
 def touch(session: Session, frame: Frame, *, again_after_s: float | None = LOST_AFTER_S) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import bindparam
 from sqlalchemy import text as sql
-from sqlalchemy import update
 from sqlmodel import Session, col, func, or_, select
 
 from starloom.archive.frames import MOSAIC
 from starloom.archive.models import ACTIVE_LIGHT, Calibration, Frame, Instrument, Master, Node
+from starloom.archive.results import retire
 from starloom.errors import BadInput
 
 CALIBRATION_KINDS = ("bias", "dark", "flat")
@@ -25,11 +26,14 @@ def current(session: Session, instrument_id: int | None) -> Sequence[Master]:
     """Return the masters of an instrument that frames may be calibrated with."""
     if instrument_id is None:
         return []
-    return session.exec(
-        select(Master)
-        .where(Master.instrument_id == instrument_id, col(Master.current).is_(True), Master.n_frames > 0)
-        .order_by(col(Master.id))
-    ).all()
+    return session.execute(_CURRENT, {"of": instrument_id}).scalars().all()
+
+
+_CURRENT = (
+    select(Master)
+    .where(Master.instrument_id == bindparam("of"), col(Master.current).is_(True), Master.n_frames > 0)
+    .order_by(col(Master.id))
+)
 
 
 def get(session: Session, master_id: int) -> Master:
@@ -185,9 +189,8 @@ def instruments(session: Session, *, node: str | None = None) -> Sequence[Instru
 def publish_calibration(session: Session, frames: Iterable[Frame], **values: Any) -> None:
     """File what was done to frames' pixels (a mosaic's planes share it); earlier rows stay as history."""
     for frame in frames:
-        earlier = (col(Calibration.frame_id) == frame.id, col(Calibration.current).is_(True))
         with session.no_autoflush:  # frames are written once, when their step is settled
-            session.execute(update(Calibration).where(*earlier).values(current=False))
+            retire(session, Calibration, frame.id)
         session.add(Calibration(frame_id=frame.id, **values))
         frame.calibrated_key, frame.calibrated_version = values.get("key"), values.get("lake_version")
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlmodel import Session, select
+from sqlalchemy import bindparam
+from sqlmodel import Session, col, select
 
 from starloom import __version__
 from starloom.archive import frames as rows
@@ -96,14 +97,18 @@ def run(hub: Hub, frame_id: str) -> None:
         _fail(hub, frame, refused.code, refused.message, refused.hint or refused.message, None)
 
 
+_AROUND = (
+    select(Mission.ra_deg, Mission.dec_deg, Instrument.scale_arcsec, Node.exact_site)
+    .select_from(Frame)
+    .join(Mission, col(Mission.id) == Frame.mission_id, isouter=True)
+    .join(Instrument, col(Instrument.id) == Frame.instrument_id, isouter=True)
+    .join(Node, col(Node.id) == Frame.node_id, isouter=True)
+    .where(Frame.id == bindparam("frame"))
+)
+
+
 def _known(session: Session, frame: Frame) -> _Known:
-    found = select(
-        select(Mission.ra_deg).where(Mission.id == frame.mission_id).scalar_subquery(),
-        select(Mission.dec_deg).where(Mission.id == frame.mission_id).scalar_subquery(),
-        select(Instrument.scale_arcsec).where(Instrument.id == frame.instrument_id).scalar_subquery(),
-        select(Node.exact_site).where(Node.id == frame.node_id).scalar_subquery(),
-    )
-    ra_deg, dec_deg, scale, exact_site = session.exec(found).one()
+    ra_deg, dec_deg, scale, exact_site = session.execute(_AROUND, {"frame": frame.id}).one()
     return _Known(
         None if ra_deg is None or dec_deg is None else (ra_deg, dec_deg),
         scale * PLANE_STEP if scale is not None and frame.plane is not None else scale,

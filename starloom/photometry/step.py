@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
+from sqlalchemy import bindparam
 from sqlmodel import Session, col, select
 
 from starloom.archive import frames as rows
@@ -182,30 +183,33 @@ def _history(session: Session, frame: Frame) -> list[_Past]:
     """Return what the newest frames of the same instrument and band were found to be."""
     if frame.instrument_id is None or frame.band is None:
         return []
-    found = session.exec(
-        select(  # type: ignore[call-overload]
-            Photometry.zero_point_mag,
-            Photometry.catalog_band,
-            Photometry.catalog,
-            Photometry.colour_term,
-            Frame.exposure_s,
-            Conditions.airmass,
-        )
-        .join(Frame, col(Frame.id) == Photometry.frame_id)
-        .join(Conditions, col(Conditions.frame_id) == Frame.id, isouter=True)
-        .where(
-            Frame.instrument_id == frame.instrument_id,
-            Frame.band == frame.band,
-            Frame.id != frame.id,
-            Frame.disposition == "active",
-            col(Photometry.current).is_(True),
-            col(Photometry.zero_point_mag).is_not(None),
-        )
-        # In the order of an index, so that it ends after the newest few whatever the instrument's age.
-        .order_by(col(Frame.start_utc).desc())
-        .limit(HISTORY)
-    ).all()
-    return [_Past(*row) for row in found]
+    sought = {"instrument": frame.instrument_id, "in_band": frame.band, "besides": frame.id}
+    return [_Past(*row) for row in session.execute(_PAST, sought)]
+
+
+_PAST = (
+    select(  # type: ignore[call-overload]
+        Photometry.zero_point_mag,
+        Photometry.catalog_band,
+        Photometry.catalog,
+        Photometry.colour_term,
+        Frame.exposure_s,
+        Conditions.airmass,
+    )
+    .join(Frame, col(Frame.id) == Photometry.frame_id)
+    .join(Conditions, col(Conditions.frame_id) == Frame.id, isouter=True)
+    .where(
+        Frame.instrument_id == bindparam("instrument"),
+        Frame.band == bindparam("in_band"),
+        Frame.id != bindparam("besides"),
+        Frame.disposition == "active",
+        col(Photometry.current).is_(True),
+        col(Photometry.zero_point_mag).is_not(None),
+    )
+    # In the order of an index, so that it ends after the newest few whatever the instrument's age.
+    .order_by(col(Frame.start_utc).desc())
+    .limit(HISTORY)
+)
 
 
 def _conditions(frame: Frame, known: _Known) -> tuple[Conditions, bool]:
