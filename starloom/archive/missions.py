@@ -371,7 +371,7 @@ def instrument_of(
     if session.get(Node, node_id) is None:
         return None
     sought = {"node": node_id, "with": (camera or "")[:128], "by": binning or 1}
-    known = session.execute(_INSTRUMENT, sought).scalars().first()
+    known: Instrument | None = session.execute(_INSTRUMENT, sought).scalars().first()
     if known is not None:
         return known
     made = Instrument(

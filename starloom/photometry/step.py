@@ -188,7 +188,7 @@ def _history(session: Session, frame: Frame) -> list[_Past]:
 
 
 _PAST = (
-    select(  # type: ignore[call-overload]
+    select(  # type: ignore[call-overload,misc]
         Photometry.zero_point_mag,
         Photometry.catalog_band,
         Photometry.catalog,
