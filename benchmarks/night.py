@@ -8,7 +8,7 @@ server, a worker and the relay run as `starloom up` runs them. Nodes put objects
 A mission (100 frames) is made COMPLETE by plain SQL when its last frame was sent, twenty of them at a time. The
 night is over when every frame is settled and every mission stacked. ``HOME/night.json`` keeps what was seen: an
 interrupted night goes on where it was. Printed: rates, backlog, and from the first frame on CPU ms a frame by
-program. ``--plot FILE.svg`` draws the backlog.
+program. It fails where a frame is not READY. ``--plot FILE.svg`` draws the backlog.
 """
 
 from __future__ import annotations
@@ -164,6 +164,13 @@ class Night:
             "worker": worker, "runs": spent["worker"] - worker, "nodes and this watch": sum(os.times()[:2])
         }  # fmt: skip
 
+    def refused(self) -> list[tuple[str, int]]:
+        """Return why settled frames are not READY, and how many: with canned pixels all should be."""
+        return self.site.sql(
+            "SELECT coalesce(disposition_code, 'a step failed'), count(*) FROM frame "
+            "WHERE ready_at IS NULL AND next_attempt_at IS NULL GROUP BY 1"
+        )
+
     def save(self) -> None:
         path = self.site.home / "night.json"
         path.with_suffix(".new").write_text(json.dumps(asdict(self.diary)))
@@ -222,17 +229,20 @@ def main() -> int:
     kept = said.home / "night.json"
     diary = Diary(**json.loads(kept.read_text())) if kept.exists() else Diary(said.frames, said.nodes)
     try:
+        night = Night(site, diary, said.rate)  # before the worker starts, for its path
         site.start()
-        night = Night(site, diary, said.rate)
         night.prepare()
         through = night.watch(said.timeout)
+        refused = night.refused()
         night.hub.archive.dispose()
     finally:
         site.stop()
     print("\n".join(report(diary)))
+    for code, count in refused:
+        print(f"not READY: {count} frames, {code}")
     if said.plot:
         said.plot.write_text(draw(diary.seen))
-    return 0 if through else 1
+    return 0 if through and not refused else 1
 
 
 if __name__ == "__main__":
