@@ -82,7 +82,8 @@ Ask = Callable[[Archive, Session, Key], Any]
 def _discover(archive: Archive, session: Session, key: Key) -> None:
     name = f"ObsReq-{key.open}_TelID-{key.frame.node_id}_20261201T{random.randrange(10**6):06d}.fits.fz"
     inbox = f"inbox/{key.frame.node_id}/20261201/{name}"
-    arrivals.left_behind(session, inbox, "e")
+    arrivals.known_at(session, [inbox])
+    arrivals.taken_up(session, [name])
     found = arrivals.discover(
         session, inbox_key=inbox, etag="e", name=name, node_id=key.frame.node_id, obs_req=key.open, kind="light",
         start_utc=datetime.now(UTC),

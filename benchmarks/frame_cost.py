@@ -39,7 +39,7 @@ STEPS = {
     "solve": starloom.astrometry.step.run,
     "measure": starloom.photometry.step.run,
 }
-LAKE = ("stat", "put_bytes", "put_file", "get_bytes", "local_copy", "delete", "copy")
+LAKE = ("stat", "put_bytes", "put_file", "get_bytes", "download", "delete", "copy")
 WARM = 16
 
 
@@ -71,16 +71,21 @@ def main() -> int:
 def count(hub: Hub) -> Counter[str]:
     """Count what goes to the lake and to the archive from now on."""
     counts: Counter[str] = Counter()
+    inside = [False]
 
-    def counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
         def counting(*args: Any, **options: Any) -> Any:
-            counts["lake"] += 1
-            return call(*args, **options)
+            outermost, inside[0] = not inside[0], True
+            counts["lake"] += outermost
+            try:
+                return call(*args, **options)
+            finally:
+                inside[0] = not outermost
 
         return counting
 
     for name in LAKE:
-        setattr(hub.lake, name, counted(name, getattr(hub.lake, name)))
+        setattr(hub.lake, name, counted(getattr(hub.lake, name)))
     event.listen(hub.archive.engine, "before_cursor_execute", lambda *_: counts.update(["statements"]))
     event.listen(hub.archive.engine, "commit", lambda *_: counts.update(["transactions"]))
     return counts

@@ -3,17 +3,17 @@
 -- each name says `benchmarks/archive_asks.py`, and `tests/archive/test_queries.py` holds all to the code.
 
 -- ingest: register, claim, file, free
-SELECT frame.* FROM frame WHERE frame.inbox_key = ? AND frame.inbox_etag = ?;
+SELECT frame.* FROM frame WHERE frame.inbox_key IN (?);
+SELECT frame.name, frame.inbox_etag FROM frame WHERE frame.name IN (?) AND frame.inbox_key IS NULL;
 SELECT frame.* FROM frame WHERE frame.inbox_key = ? FOR UPDATE;
 SELECT clock_timestamp();
 INSERT INTO frame (…) VALUES (?);
 SELECT announcement.* FROM announcement WHERE announcement.node_id = ? AND announcement.name = ? AND announcement.arrived_at IS NULL;
+UPDATE frame SET in_hand=?, next_attempt_at=(clock_timestamp() + ?), version=(frame.version + ?) WHERE frame.id = ? AND frame.disposition = ? AND frame.ingest = ? RETURNING frame.*;
 SELECT frame.* FROM frame WHERE frame.id = ? FOR NO KEY UPDATE;
-UPDATE frame SET in_hand=?, next_attempt_at=?, version=? WHERE frame.id = ?;
 SELECT pg_advisory_xact_lock(hashtextextended(?, 0));
 SELECT frame.* FROM frame WHERE frame.node_id = ? AND frame.start_utc = ? AND frame.obs_req = ? AND frame.kind = ? AND frame.disposition = ? AND frame.ingest = ? AND frame.id != ?;
-UPDATE frame SET mission_id=? WHERE frame.id = ?;
-UPDATE frame SET pixel_digest=?, ingest=? WHERE frame.id = ?;
+UPDATE frame SET mission_id=?, pixel_digest=?, ingest=?, in_hand=?, next_attempt_at=?, version=? WHERE frame.id = ?;
 UPDATE frame SET inbox_key=? WHERE frame.id = ?;
 
 -- ingest: announcement
@@ -23,9 +23,9 @@ SELECT clock_timestamp();
 INSERT INTO announcement (…) VALUES (?) RETURNING announcement.id;
 
 -- process-frames: claim and settle a step
+UPDATE frame SET in_hand=?, next_attempt_at=(clock_timestamp() + ?), version=(frame.version + ?) WHERE frame.id = ? AND frame.disposition = ? AND frame.calibrate = ? AND frame.ingest = ? AND frame.kind = ? RETURNING frame.*;
 SELECT frame.* FROM frame WHERE frame.id = ? FOR NO KEY UPDATE;
 SELECT clock_timestamp();
-UPDATE frame SET in_hand=?, next_attempt_at=?, version=? WHERE frame.id = ?;
 UPDATE frame SET calibrate=?, in_hand=?, next_attempt_at=?, version=? WHERE frame.id = ?;
 
 -- process-frames: results of a frame
@@ -36,9 +36,7 @@ SELECT photometry.* FROM photometry WHERE photometry.frame_id = ? AND photometry
 SELECT conditions.frame_id AS conditions_frame_id, conditions.ambient_temp_k AS conditions_ambient_temp_k, conditions.dewpoint_k AS conditions_dewpoint_k, conditions.humidity_pct AS conditions_humidity_pct, conditions.pressure_pa AS conditions_pressure_pa, conditions.wind_speed_m_s AS conditions_wind_speed_m_s, conditions.wind_gust_m_s AS conditions_wind_gust_m_s, conditions.wind_dir_deg AS conditions_wind_dir_deg, conditions.cloud_cover_pct AS conditions_cloud_cover_pct, conditions.sky_minus_ambient_k AS conditions_sky_minus_ambient_k, conditions.sky_brightness_mag_arcsec2 AS conditions_sky_brightness_mag_arcsec2, conditions.airmass AS conditions_airmass, conditions.airmass_source AS conditions_airmass_source, conditions.target_alt_deg AS conditions_target_alt_deg, conditions.sun_alt_deg AS conditions_sun_alt_deg, conditions.moon_alt_deg AS conditions_moon_alt_deg, conditions.moon_sep_deg AS conditions_moon_sep_deg, conditions.moon_lit_fraction AS conditions_moon_lit_fraction FROM conditions WHERE conditions.frame_id = ?;
 
 -- process-frames: receipt
-SELECT frame.id AS frame_id, frame.name AS frame_name, frame.node_id AS frame_node_id, frame.obs_req AS frame_obs_req, frame.mission_id AS frame_mission_id, frame.instrument_id AS frame_instrument_id, frame.kind AS frame_kind, frame.plane AS frame_plane, frame.start_utc AS frame_start_utc, frame.exposure_s AS frame_exposure_s, frame.filter AS frame_filter, frame.band AS frame_band, frame.width AS frame_width, frame.height AS frame_height, frame.inbox_key AS frame_inbox_key, frame.inbox_etag AS frame_inbox_etag, frame.raw_key AS frame_raw_key, frame.raw_version AS frame_raw_version, frame.raw_sha256 AS frame_raw_sha256, frame.raw_bytes AS frame_raw_bytes, frame.pixel_digest AS frame_pixel_digest, frame.calibrated_key AS frame_calibrated_key, frame.calibrated_version AS frame_calibrated_version, frame.solved_key AS frame_solved_key, frame.solved_version AS frame_solved_version, frame.sources_key AS frame_sources_key, frame.quicklook_key AS frame_quicklook_key, frame.ingest AS frame_ingest, frame.ingest_code AS frame_ingest_code, frame.calibrate AS frame_calibrate, frame.calibrate_code AS frame_calibrate_code, frame.solve AS frame_solve, frame.solve_code AS frame_solve_code, frame.measure AS frame_measure, frame.measure_code AS frame_measure_code, frame.disposition AS frame_disposition, frame.disposition_code AS frame_disposition_code, frame.disposition_hint AS frame_disposition_hint, frame.disposition_at AS frame_disposition_at, frame.duplicate_of AS frame_duplicate_of, frame.flags AS frame_flags, frame.header AS frame_header, frame.attempts AS frame_attempts, frame.in_hand AS frame_in_hand, frame.next_attempt_at AS frame_next_attempt_at, frame.last_error AS frame_last_error, frame.version AS frame_version, frame.received_at AS frame_received_at, frame.traceparent AS frame_traceparent, frame.ready_at AS frame_ready_at, frame.embargo_until AS frame_embargo_until, frame.licence AS frame_licence, frame.credit AS frame_credit FROM frame WHERE frame.id = ?;
-SELECT solution.id, solution.frame_id, solution.current, solution.solver, solution.catalog, solution.code_version, solution.created_at, solution.ra_deg, solution.dec_deg, solution.scale_arcsec, solution.rotation_deg, solution.parity, solution.rms_arcsec, solution.rms_px, solution.matches, solution."order", solution.wcs, solution.footprint, solution.catalog_version, solution.epoch, solution.hint, solution.held_out_arcsec, solution.corner_error_px, solution.offset_ra_deg, solution.offset_dec_deg, solution.distortion, solution.model_id, solution.residuals, solution.calibration_id, solution.solved_key, solution.solved_version FROM solution WHERE solution.frame_id = ? AND solution.current IS true;
-SELECT photometry.* FROM photometry WHERE photometry.frame_id = ? AND photometry.current IS true;
+SELECT frame.*, solution.id AS id_1, solution.frame_id, solution.current, solution.solver, solution.catalog, solution.code_version, solution.created_at, solution.ra_deg, solution.dec_deg, solution.scale_arcsec, solution.rotation_deg, solution.parity, solution.rms_arcsec, solution.rms_px, solution.matches, solution."order", solution.wcs, solution.footprint, solution.catalog_version, solution.epoch, solution.hint, solution.held_out_arcsec, solution.corner_error_px, solution.offset_ra_deg, solution.offset_dec_deg, solution.distortion, solution.model_id, solution.residuals, solution.calibration_id, solution.solved_key AS solved_key_1, solution.solved_version AS solved_version_1, photometry.id AS id_2, photometry.frame_id AS frame_id_1, photometry.solution_id, photometry.current AS current_1, photometry.created_at AS created_at_1, photometry.band AS band_1, photometry.zero_point_mag, photometry.zero_point_err, photometry.scatter_mag, photometry.calibrators, photometry.catalog_band, photometry.fwhm_px, photometry.fwhm_arcsec, photometry.ellipticity, photometry.sky_adu, photometry.sky_sigma_adu, photometry.limiting_mag, photometry.saturation_adu, photometry.n_sources, photometry.catalog AS catalog_1, photometry.catalog_version AS catalog_version_1, photometry.colour_term, photometry.colour_ref, photometry.aperture_px, photometry.growth, photometry.gain_e_per_adu, photometry.psf_stars, photometry.fwhm_corner_px, photometry.sky_brightness_mag_arcsec2, photometry.transparency, photometry.em_min_m, photometry.em_max_m, photometry.sources_key AS sources_key_1, EXISTS (SELECT * FROM revision_input WHERE revision_input.frame_id = frame.id) AS anon_1 FROM frame LEFT OUTER JOIN solution ON solution.frame_id = frame.id AND solution.current IS true LEFT OUTER JOIN photometry ON photometry.frame_id = frame.id AND photometry.current IS true WHERE frame.id = ?;
 SELECT revision.*, revision_input.* FROM revision JOIN revision_input ON revision_input.revision_id = revision.id WHERE revision_input.frame_id = ? AND revision.status = ? ORDER BY revision.n DESC LIMIT ?;
 SELECT sum(revision_input.weight) AS sum_1 FROM revision_input WHERE revision_input.revision_id = ?;
 
@@ -49,7 +47,7 @@ SELECT master.* FROM master WHERE master.instrument_id = ? AND master.current IS
 SELECT instrument_model.* FROM instrument_model WHERE instrument_model.instrument_id = ? AND instrument_model.current IS true;
 
 -- process-frames: photometry's history
-SELECT photometry.*, frame.exposure_s, conditions.airmass FROM photometry JOIN frame ON frame.id = photometry.frame_id LEFT OUTER JOIN conditions ON conditions.frame_id = frame.id WHERE frame.instrument_id = ? AND frame.band = ? AND frame.id != ? AND frame.disposition = ? AND photometry.current IS true AND photometry.zero_point_mag IS NOT NULL ORDER BY frame.start_utc DESC LIMIT ?;
+SELECT photometry.zero_point_mag, photometry.catalog_band, photometry.catalog, photometry.colour_term, frame.exposure_s, conditions.airmass FROM photometry JOIN frame ON frame.id = photometry.frame_id LEFT OUTER JOIN conditions ON conditions.frame_id = frame.id WHERE frame.instrument_id = ? AND frame.band = ? AND frame.id != ? AND frame.disposition = ? AND photometry.current IS true AND photometry.zero_point_mag IS NOT NULL ORDER BY frame.start_utc DESC LIMIT ?;
 
 -- process-frames: source lists near
 SELECT solution.id, solution.frame_id, solution.current, solution.solver, solution.catalog, solution.code_version, solution.created_at, solution.ra_deg, solution.dec_deg, solution.scale_arcsec, solution.rotation_deg, solution.parity, solution.rms_arcsec, solution.rms_px, solution.matches, solution."order", solution.wcs, solution.footprint, solution.catalog_version, solution.epoch, solution.hint, solution.held_out_arcsec, solution.corner_error_px, solution.offset_ra_deg, solution.offset_dec_deg, solution.distortion, solution.model_id, solution.residuals, solution.calibration_id, solution.solved_key, solution.solved_version FROM solution WHERE solution.frame_id = ? AND solution.current IS true;

@@ -44,7 +44,7 @@ class Cost:
     batch: int = 64
     raw_byte_per_px: float = 1.05
     kept_byte_per_px: float = 1.3
-    requests: float = 24.0
+    requests: float = 16.0
     row_kb: float = 3.7
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tasks.frames import discover_frames, start_batch
+from tasks.batches import discover_frames, start_batch
 from tasks.showing import show_table
 
 

@@ -10,7 +10,7 @@ from prefect.states import Failed
 
 from starloom.batches import FrameBatch
 from starloom.mastering import MasterWork
-from tasks.frames import start_batch
+from tasks.batches import start_batch
 from tasks.masters import start_masters
 from tasks.showing import show_table
 from tasks.sweep import (

@@ -7,9 +7,10 @@ tells everything: state, reason, remedy, solution, photometry, and its part in t
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlmodel import Session, col, func, select
+from sqlalchemy import bindparam, exists
+from sqlmodel import Session, and_, col, func, select
 
 from starloom.archive import frames as rows
 from starloom.archive.models import Frame, Photometry, Revision, RevisionInput, Solution
@@ -46,14 +47,47 @@ FLAG_HINTS = {
 }
 
 
+class _Found(NamedTuple):
+    """A frame with its current results, and whether any revision has ever bound it."""
+
+    frame: Frame
+    solution: Solution | None
+    photometry: Photometry | None
+    bound: bool
+
+    def measured(self) -> dict[str, Any]:
+        told: dict[str, Any] = {}
+        if self.solution is not None:
+            told["solution"] = {name: getattr(self.solution, name) for name in SOLUTION}
+        if self.photometry is not None:
+            told["photometry"] = {name: getattr(self.photometry, name) for name in PHOTOMETRY}
+        return told
+
+
+_FIND = (
+    select(Frame, Solution, Photometry, exists().where(col(RevisionInput.frame_id) == Frame.id))
+    .join(Solution, and_(Solution.frame_id == Frame.id, col(Solution.current).is_(True)), isouter=True)
+    .join(Photometry, and_(Photometry.frame_id == Frame.id, col(Photometry.current).is_(True)), isouter=True)
+    .where(Frame.id == bindparam("frame"))
+)
+
+
+_VERSION = select(Frame.version).where(Frame.id == bindparam("frame"))
+
+
+def _found(session: Session, frame_id: str) -> _Found:
+    row = session.execute(_FIND, {"frame": frame_id}).first()
+    return _Found(rows.get(session, frame_id), None, None, False) if row is None else _Found(*row)
+
+
 def write_receipt(hub: Hub, frame: Frame, **extra: Any) -> None:
     """Write or replace the receipt of one frame; a colour plane's news stand in its mosaic's receipt."""
     if not frame.node_id:
         return
     for _ in range(TRIES):
         with hub.archive.session() as session:
-            version = rows.get(session, frame.id).version
-            body = describe(session, frame.id, stack="stack" not in extra)
+            found = _found(session, frame.id)
+            body = _describe(session, found, stack="stack" not in extra)
         if frame.plane is None:
             body |= extra
         hub.lake.put_bytes(
@@ -62,7 +96,7 @@ def write_receipt(hub: Hub, frame: Frame, **extra: Any) -> None:
             content_type="application/json",
         )
         with hub.archive.session() as session:
-            if rows.get(session, frame.id).version == version:
+            if session.execute(_VERSION, {"frame": frame.id}).scalar_one() == found.frame.version:
                 return  # else this may have replaced a newer word: say it again
 
 
@@ -76,9 +110,14 @@ def write_receipt_again(hub: Hub, frame_id: str, step: rows.Step) -> None:
 
 def describe(session: Session, frame_id: str, *, stack: bool = True) -> dict[str, Any]:
     """Return what the archive can tell a node about a frame, safe for JSON; its part in a stack if wanted."""
-    frame = rows.get(session, frame_id)
-    if frame.plane not in (None, rows.MOSAIC):
-        frame = _mosaic_of(session, frame) or frame
+    return _describe(session, _found(session, frame_id), stack=stack)
+
+
+def _describe(session: Session, found: _Found, *, stack: bool) -> dict[str, Any]:
+    if found.frame.plane not in (None, rows.MOSAIC):
+        mosaic = _mosaic_of(session, found.frame)
+        found = found if mosaic is None else _found(session, mosaic.id)
+    frame = found.frame
     planes = _planes(session, frame)
     body = {
         "name": frame.name,
@@ -94,9 +133,9 @@ def describe(session: Session, frame_id: str, *, stack: bool = True) -> dict[str
         "sha256": frame.raw_sha256,
         "received_at": frame.received_at.isoformat(),
         "flags": sorted({*frame.flags, *(flag for plane in planes.values() for flag in plane["flags"])}),
-        **measured(session, frame),
+        **found.measured(),
     }
-    if stack and (part := part_in_stack(session, frame)):
+    if stack and found.bound and (part := part_in_stack(session, frame)):
         body["stack"] = part
     if planes:
         body["planes"] = planes
@@ -169,18 +208,7 @@ def _planes(session: Session, frame: Frame) -> dict[str, dict[str, Any]]:
 
 def measured(session: Session, frame: Frame) -> dict[str, Any]:
     """Return solution and photometry, as far as there are any."""
-    told: dict[str, Any] = {}
-    solution = session.exec(
-        select(Solution).where(Solution.frame_id == frame.id, col(Solution.current).is_(True))
-    ).first()
-    if solution is not None:
-        told["solution"] = {name: getattr(solution, name) for name in SOLUTION}
-    photometry = session.exec(
-        select(Photometry).where(Photometry.frame_id == frame.id, col(Photometry.current).is_(True))
-    ).first()
-    if photometry is not None:
-        told["photometry"] = {name: getattr(photometry, name) for name in PHOTOMETRY}
-    return told
+    return _found(session, frame.id).measured()
 
 
 def part_in_stack(session: Session, frame: Frame) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from prefect import task
-from prefect.deployments import run_deployment
 
 import starloom.astrometry.step
 import starloom.calibration.step
@@ -14,25 +13,6 @@ from starloom.batches import FrameBatch, FrameChunk, advance
 from starloom.hub import current_hub
 from tasks.retrying import FRAMES_S, UPKEEP_S, is_last_try, retrying
 from tasks.showing import show_image, show_table
-
-
-@task(**retrying(FRAMES_S), task_run_name="discover")
-def discover_frames() -> list[FrameBatch]:
-    """List the inbox once and put everything new into batches."""
-    return starloom.frames.step.discover(current_hub())
-
-
-@task(**retrying(UPKEEP_S), task_run_name="start {batch.name}")
-def start_batch(batch: FrameBatch) -> None:
-    """Hand a batch to ``process-frames``. The same batch started twice is one run."""
-    run_deployment(
-        "process-frames/process-frames",
-        parameters={"batch": batch.model_dump()},
-        idempotency_key=batch.key,
-        flow_run_name=batch.name,
-        timeout=0,
-        as_subflow=False,
-    )
 
 
 @task(**retrying(FRAMES_S), task_run_name="ingest {chunk.name}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
+from sqlalchemy import Select, bindparam, update
 from sqlalchemy import text as sql
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, or_, select
@@ -14,6 +16,14 @@ from sqlmodel import Session, col, func, or_, select
 from starloom.archive.engine import database_now
 from starloom.archive.frames import LOST_AFTER_S, add_flags, is_settled, locked, put_down, touch
 from starloom.archive.models import UNSETTLED, Announcement, Frame
+
+# Made once: `starloom.archive.frames` says why.
+_AT = select(Frame).where(Frame.inbox_key == bindparam("at")).with_for_update()
+_AWAITED = select(Announcement).where(
+    Announcement.node_id == bindparam("node"),
+    Announcement.name == bindparam("called"),
+    col(Announcement.arrived_at).is_(None),
+)
 
 
 def discover(
@@ -31,7 +41,7 @@ def discover(
 
     A node that overwrites its own object before it was read has corrected itself: the same row goes on.
     """
-    known = session.exec(select(Frame).where(Frame.inbox_key == inbox_key).with_for_update()).first()
+    known = session.execute(_AT, {"at": inbox_key}).scalar_one_or_none()
     if known is not None:
         if known.disposition == "active" and known.ingest == "pending":
             known.inbox_etag = etag
@@ -53,10 +63,7 @@ def discover(
     )
     if not _added(session, frame):
         return None
-    waiting = select(Announcement).where(
-        Announcement.node_id == node_id, Announcement.name == name, col(Announcement.arrived_at).is_(None)
-    )
-    for announcement in session.exec(waiting).all():
+    for announcement in session.execute(_AWAITED, {"node": node_id, "called": name}).scalars().all():
         announcement.arrived_at = database_now(session)
         frame.traceparent = announcement.traceparent or frame.traceparent
     session.flush()
@@ -74,10 +81,21 @@ def _added(session: Session, row: Announcement | Frame) -> bool:
     return True
 
 
-def left_behind(session: Session, inbox_key: str, etag: str) -> Frame | None:
-    """Return the frame that was read from this very object, if its run ended before it had freed the inbox."""
-    known = session.exec(select(Frame).where(Frame.inbox_key == inbox_key, Frame.inbox_etag == etag)).first()
-    return known if known is not None and (known.ingest != "pending" or known.disposition != "active") else None
+def known_at(session: Session, inbox_keys: Collection[str]) -> dict[str, Frame]:
+    """Return the frames of objects that the inbox held when they were last looked at, by key."""
+    found = session.exec(select(Frame).where(col(Frame.inbox_key).in_(inbox_keys))).all()
+    return {str(frame.inbox_key): frame for frame in found}
+
+
+def is_left_behind(frame: Frame, etag: str) -> bool:
+    """Tell whether a frame was read from this very object, by a run that ended before it had freed the inbox."""
+    return frame.inbox_etag == etag and (frame.ingest != "pending" or frame.disposition != "active")
+
+
+def taken_up(session: Session, names: Collection[str]) -> set[tuple[str, str | None]]:
+    """Return name and etag of what was read and freed: a list made before that still shows it in the inbox."""
+    query = select(Frame.name, Frame.inbox_etag).where(col(Frame.name).in_(names), col(Frame.inbox_key).is_(None))
+    return set(session.exec(query).all())
 
 
 def record_ingest(session: Session, frame_id: str, *, pixel_digest: str, **values: Any) -> Frame:
@@ -89,25 +107,18 @@ def record_ingest(session: Session, frame_id: str, *, pixel_digest: str, **value
     frame = locked(session, frame_id)
     if frame.ingest != "pending" or frame.disposition != "active":
         return frame
-    for column, value in values.items():
-        setattr(frame, column, value)
+    values |= {"pixel_digest": pixel_digest, "ingest": "ok"}
     _hold_place(session, frame)
     held_by = twin(session, frame)
     if held_by is None:
         try:
             with session.begin_nested():
-                frame.pixel_digest = pixel_digest
-                frame.ingest = "ok"
+                _filed(session, frame, values)
                 session.flush()
         except IntegrityError:  # the same pixels were committed by another run a moment ago
             session.refresh(frame)
-            for column, value in values.items():
-                setattr(frame, column, value)
             held_by = twin(session, frame)
-    put_down(frame)
     if held_by is not None:
-        frame.ingest = "ok"
-        frame.pixel_digest = pixel_digest
         frame.disposition_at = database_now(session)
         if held_by.pixel_digest == pixel_digest:
             frame.disposition, frame.disposition_code = "duplicate", "duplicate"
@@ -119,11 +130,18 @@ def record_ingest(session: Session, frame_id: str, *, pixel_digest: str, **value
                 "in the name, or withdraw the other frame."
             )
         frame.duplicate_of = held_by.id
+        _filed(session, frame, values)
+        session.flush()
+    return frame
+
+
+def _filed(session: Session, frame: Frame, values: dict[str, Any]) -> None:
+    for column, value in values.items():
+        setattr(frame, column, value)
+    put_down(frame)
     if frame.obs_req is not None and frame.mission_id is None:
         add_flags(frame, "unknown-mission")
     touch(session, frame, again_after_s=None if is_settled(frame) else LOST_AFTER_S)
-    session.flush()
-    return frame
 
 
 def _hold_place(session: Session, frame: Frame) -> None:
@@ -140,23 +158,32 @@ def _hold_place(session: Session, frame: Frame) -> None:
 
 def twin(session: Session, frame: Frame) -> Frame | None:
     """Return the active frame that holds this one's place (mission, node, start), if there is one."""
+    place = {"node": frame.node_id, "start": frame.start_utc, "is": frame.kind, "besides": frame.id}
+    if frame.obs_req:
+        place["mission"] = frame.obs_req
     with session.no_autoflush:
-        return session.exec(
-            select(Frame).where(
-                Frame.node_id == frame.node_id,
-                Frame.start_utc == frame.start_utc,
-                Frame.obs_req == frame.obs_req if frame.obs_req else col(Frame.obs_req).is_(None),
-                Frame.kind == frame.kind,
-                Frame.disposition == "active",
-                Frame.ingest == "ok",
-                Frame.id != frame.id,
-            )
-        ).first()
+        return session.execute(_twin_of(bool(frame.obs_req)), place).scalars().first()
+
+
+@lru_cache
+def _twin_of(in_mission: bool) -> Select[tuple[Frame]]:
+    return select(Frame).where(
+        Frame.node_id == bindparam("node"),
+        Frame.start_utc == bindparam("start"),
+        Frame.obs_req == bindparam("mission") if in_mission else col(Frame.obs_req).is_(None),
+        Frame.kind == bindparam("is"),
+        Frame.disposition == "active",
+        Frame.ingest == "ok",
+        Frame.id != bindparam("besides"),
+    )
 
 
 def leave_inbox(session: Session, frame_id: str) -> None:
     """Forget the inbox object, which is gone: the same name may come again."""
-    locked(session, frame_id).inbox_key = None
+    session.execute(_LEAVE, {"gone": frame_id})
+
+
+_LEAVE = update(Frame).where(col(Frame.id) == bindparam("gone")).values(inbox_key=None)
 
 
 def announce(

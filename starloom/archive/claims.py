@@ -17,9 +17,10 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import Select, bindparam, update
 from sqlmodel import Session, col, func, select
 
 from starloom.archive.engine import Archive, database_now
@@ -115,9 +116,14 @@ def locked_mission(
     ``skip`` returns None where somebody else holds the lock. The lock is the one that leaves foreign keys alone:
     writing a frame of the mission must not wait for it, nor dead-lock with it.
     """
-    query = select(Mission).where(Mission.id == mission_id)
+    return session.execute(_lock_of(shared, skip), {"wanted": mission_id}).scalar_one_or_none()
+
+
+@lru_cache
+def _lock_of(shared: bool, skip: bool) -> Select[tuple[Mission]]:
+    query = select(Mission).where(Mission.id == bindparam("wanted"))
     query = query.with_for_update(read=shared, key_share=not shared, skip_locked=skip)
-    return session.exec(query.execution_options(populate_existing=True)).first()
+    return query.execution_options(populate_existing=True)
 
 
 def claim(

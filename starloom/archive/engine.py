@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import ColumnElement, DateTime, create_engine, event, func
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlmodel import Session
@@ -170,10 +170,17 @@ def database_now(session: Session) -> datetime:
     """Return the database's clock, aware, UTC: it alone decides about leases, because workers' clocks differ."""
     connection = session.connection()
     if connection.dialect.name == "sqlite":
-        stamp = connection.execute(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')")).scalar_one()
+        stamp = connection.exec_driver_sql("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')").scalar_one()
         return datetime.fromisoformat(stamp).replace(tzinfo=UTC)
-    moment: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    moment: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
     return moment.astimezone(UTC)
+
+
+def database_soon(dialect: str, seconds: float) -> ColumnElement[Any]:
+    """Return the moment that is so many seconds away by `database_now`, for use within a statement."""
+    if dialect == "sqlite":  # as SQLAlchemy writes times there
+        return func.strftime("%Y-%m-%d %H:%M:%f000", "now", f"{seconds} seconds")
+    return func.clock_timestamp(type_=DateTime(timezone=True)) + timedelta(seconds=seconds)
 
 
 def _prepare_sqlite(engine: Engine) -> None:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Literal
 from uuid import UUID, uuid5
 
+from sqlalchemy import bindparam, update
 from sqlalchemy import text as sql
+from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import Session, col, or_, select
 
 from starloom.archive.claims import locked_mission
-from starloom.archive.engine import database_now
+from starloom.archive.engine import database_now, database_soon
 from starloom.archive.models import STEPS, UNSETTLED, WAITING, Frame
 from starloom.errors import BadInput
 
@@ -99,14 +102,21 @@ def find(session: Session, name_or_id: str) -> Frame:
     return found or get(session, name_or_id)
 
 
+# Statements that every frame needs are made once: to make one costs more than to send it.
+_LOCK = (
+    select(Frame)
+    .where(Frame.id == bindparam("wanted"))
+    .with_for_update(key_share=True)
+    .execution_options(populate_existing=True)
+)
+
+
 def locked(session: Session, frame_id: str) -> Frame:
     """Return a frame with its row locked and read anew; on SQLite the transaction itself is the lock.
 
     Foreign keys are left alone, as in `starloom.archive.claims.locked_mission`.
     """
-    query = select(Frame).where(Frame.id == frame_id).with_for_update(key_share=True)
-    frame = session.exec(query.execution_options(populate_existing=True)).first()
-    return frame or get(session, frame_id)
+    return session.execute(_LOCK, {"wanted": frame_id}).scalar_one_or_none() or get(session, frame_id)
 
 
 def touch(session: Session, frame: Frame, *, again_after_s: float | None = LOST_AFTER_S) -> None:
@@ -142,21 +152,28 @@ def state_of(frame: Frame) -> str:
     return "split" if frame.plane == MOSAIC else "filed"
 
 
-def claim_step(session: Session, frame_id: str, step: Step) -> bool:
-    """Tell whether the step is this frame's next one, and push the time at which it counts as lost."""
-    frame = locked(session, frame_id)
-    before = STEPS[: STEPS.index(step)]
-    wanted = (
-        frame.disposition == "active"
-        and getattr(frame, step) == "pending"
-        and all(getattr(frame, earlier) == "ok" for earlier in before)
-        and (step == "ingest" or frame.kind == "light")
-        and (step in ("ingest", "calibrate") or frame.plane != MOSAIC)
-    )
-    if wanted:
-        frame.in_hand = step
-        touch(session, frame)
-    return wanted
+def claim_step(session: Session, frame_id: str, step: Step) -> Frame | None:
+    """Return the frame, locked, if the step is its next one, and push the time at which it counts as lost."""
+    claim = _claim_of(step, session.get_bind().dialect.name)
+    return session.execute(claim, {"claimed": frame_id}).scalar_one_or_none()
+
+
+@lru_cache
+def _claim_of(step: Step, dialect: str) -> ReturningUpdate[tuple[Frame]]:
+    wanted = [
+        col(Frame.id) == bindparam("claimed"),
+        col(Frame.disposition) == "active",
+        col(getattr(Frame, step)) == "pending",
+        *(col(getattr(Frame, earlier)) == "ok" for earlier in STEPS[: STEPS.index(step)]),
+    ]
+    if step != "ingest":
+        wanted.append(col(Frame.kind) == "light")
+    if step not in ("ingest", "calibrate"):
+        wanted.append(col(Frame.plane).is_distinct_from(MOSAIC))
+    claim = update(Frame).where(*wanted).returning(Frame)
+    return claim.values(
+        in_hand=step, version=col(Frame.version) + 1, next_attempt_at=database_soon(dialect, LOST_AFTER_S)
+    ).execution_options(synchronize_session=False, populate_existing=True)
 
 
 def still_pending(session: Session, frame_id: str, step: Step) -> Frame | None:
@@ -180,7 +197,20 @@ def settle_step(
     ``message`` says what happened, ``hint`` what can be done about it; ``values`` are columns of the frame that
     the step has found out.
     """
-    frame = locked(session, frame_id)
+    return settle(session, locked(session, frame_id), step, code=code, hint=hint, message=message, **values)
+
+
+def settle(
+    session: Session,
+    frame: Frame,
+    step: Step,
+    *,
+    code: str | None = None,
+    hint: str | None = None,
+    message: str | None = None,
+    **values: Any,
+) -> Frame:
+    """Do as `settle_step` does with a frame that this transaction has locked."""
     if getattr(frame, step) != "pending" or frame.disposition != "active":
         return frame
     error = {"code": code, "hint": hint, "step": step} | ({"message": message} if message else {})
@@ -254,7 +284,8 @@ def mark_ready_if_settled(session: Session, frame: Frame) -> None:
         return
     if frame.obs_req is not None:
         # Shared with other frames, exclusive with `bind`: a frame is either bound now or seen as late.
-        locked_mission(session, frame.obs_req, shared=True)
+        with session.no_autoflush:  # the frame is written once, with all that is still to be said of it
+            locked_mission(session, frame.obs_req, shared=True)
     frame.ready_at = database_now(session)
     frame.last_error = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import bindparam
 from sqlalchemy import text as sql
 from sqlmodel import Session, col, func, or_, select
 
@@ -24,11 +25,12 @@ def learnt(session: Session, instrument_id: int | None) -> LearntInstrument | No
 
 
 def _last_lesson(session: Session, instrument_id: int) -> LearntInstrument | None:
-    return session.exec(
-        select(LearntInstrument).where(
-            LearntInstrument.instrument_id == instrument_id, col(LearntInstrument.current).is_(True)
-        )
-    ).first()
+    return session.execute(_LAST, {"of": instrument_id}).scalars().first()
+
+
+_LAST = select(LearntInstrument).where(
+    LearntInstrument.instrument_id == bindparam("of"), col(LearntInstrument.current).is_(True)
+)
 
 
 def solutions_of(session: Session, instrument_id: int, *, limit: int = LESSON) -> Sequence[Solution]:

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy import bindparam
 from sqlalchemy import text as sql
 from sqlmodel import Session, col, func, or_, select
 
 from starloom.archive.frames import MOSAIC
 from starloom.archive.models import ACTIVE_LIGHT, CALIBRATION, Calibration, Frame, Instrument, Master, Node
+from starloom.archive.results import retire
 from starloom.errors import BadInput
 
 #: When the last master was made of an instrument that has none.
@@ -25,11 +27,14 @@ def current(session: Session, instrument_id: int | None) -> Sequence[Master]:
     """Return the masters of an instrument that frames may be calibrated with."""
     if instrument_id is None:
         return []
-    return session.exec(
-        select(Master)
-        .where(Master.instrument_id == instrument_id, col(Master.current).is_(True), Master.n_frames > 0)
-        .order_by(col(Master.id))
-    ).all()
+    return session.execute(_CURRENT, {"of": instrument_id}).scalars().all()
+
+
+_CURRENT = (
+    select(Master)
+    .where(Master.instrument_id == bindparam("of"), col(Master.current).is_(True), Master.n_frames > 0)
+    .order_by(col(Master.id))
+)
 
 
 def get(session: Session, master_id: int) -> Master:
@@ -184,14 +189,10 @@ def instruments(session: Session, *, node: str | None = None) -> Sequence[Instru
 def publish_calibration(session: Session, frames: Iterable[Frame], **values: Any) -> None:
     """File what was done to frames' pixels (a mosaic's planes share it); earlier rows stay as history."""
     for frame in frames:
-        for earlier in session.exec(
-            select(Calibration).where(Calibration.frame_id == frame.id, col(Calibration.current).is_(True))
-        ).all():
-            earlier.current = False
-        session.flush()
+        with session.no_autoflush:  # frames are written once, when their step is settled
+            retire(session, Calibration, frame.id)
         session.add(Calibration(frame_id=frame.id, **values))
         frame.calibrated_key, frame.calibrated_version = values.get("key"), values.get("lake_version")
-    session.flush()
 
 
 def calibrated_lights(session: Session, instrument_id: int) -> list[tuple[Frame, Calibration]]:

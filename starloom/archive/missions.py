@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
+from sqlalchemy import bindparam, update
 from sqlalchemy import text as sql
-from sqlalchemy import update
 from sqlmodel import Session, col, func, select
 
 from starloom.archive import arrivals, counting, dispositions, frames
@@ -343,6 +343,17 @@ def band_of(session: Session, node_id: str, filter_name: str | None) -> str:
     return standard_band(filter_name) or f"{node_id}:{(filter_name or '').strip() or 'none'}"
 
 
+_INSTRUMENT = (
+    select(Instrument)
+    .where(
+        Instrument.node_id == bindparam("node"),
+        Instrument.camera == bindparam("with"),
+        Instrument.binning == bindparam("by"),
+    )
+    .order_by(col(Instrument.valid_from).desc())
+)
+
+
 def instrument_of(
     session: Session,
     node_id: str,
@@ -359,15 +370,8 @@ def instrument_of(
     """
     if session.get(Node, node_id) is None:
         return None
-    known = session.exec(
-        select(Instrument)
-        .where(
-            Instrument.node_id == node_id,
-            Instrument.camera == (camera or "")[:128],
-            Instrument.binning == (binning or 1),
-        )
-        .order_by(col(Instrument.valid_from).desc())
-    ).first()
+    sought = {"node": node_id, "with": (camera or "")[:128], "by": binning or 1}
+    known: Instrument | None = session.execute(_INSTRUMENT, sought).scalars().first()
     if known is not None:
         return known
     made = Instrument(

@@ -8,7 +8,7 @@ import numpy as np
 from astropy import units as u
 from astropy_healpix import HEALPix
 from numpy.typing import NDArray
-from sqlalchemy import delete
+from sqlalchemy import bindparam, delete
 from sqlmodel import Session, and_, col, select
 
 from starloom.archive.models import Frame, FrameCell, Photometry, Solution
@@ -49,8 +49,11 @@ def cells_of(corners: Points) -> list[int]:
 
 def index_frame(session: Session, frame_id: str, corners: Points) -> None:
     """Replace the frame's cells by those of its footprint."""
-    session.exec(delete(FrameCell).where(col(FrameCell.frame_id) == frame_id))
+    session.execute(_FORGET, {"of": frame_id})
     session.add_all(FrameCell(frame_id=frame_id, cell=cell) for cell in cells_of(corners))
+
+
+_FORGET = delete(FrameCell).where(col(FrameCell.frame_id) == bindparam("of"))
 
 
 def frames_covering(session: Session, ra_deg: float, dec_deg: float, radius_deg: float = 0.0) -> list[Frame]:

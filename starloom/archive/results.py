@@ -7,8 +7,10 @@ transaction that files the new photometry, so no stack ever binds half of each.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
+from sqlalchemy import Update, bindparam, update
 from sqlmodel import Session, and_, col, select
 
 from starloom.archive.claims import HELD
@@ -25,6 +27,12 @@ from starloom.archive.models import (
 )
 from starloom.archive.positions import index_frame
 from starloom.lake.keys import frame_of
+
+# Made once: `starloom.archive.frames` says why.
+_CALIBRATION = select(Calibration).where(
+    Calibration.frame_id == bindparam("of"), col(Calibration.current).is_(True)
+)
+_NEWEST = select(Solution).where(Solution.frame_id == bindparam("of")).order_by(col(Solution.id).desc()).limit(1)
 
 
 def current_solution(session: Session, frame_id: str) -> Solution | None:
@@ -43,23 +51,19 @@ def current_photometry(session: Session, frame_id: str) -> Photometry | None:
 
 def current_calibration(session: Session, frame_id: str) -> Calibration | None:
     """Return what was last done to the frame's pixels, None where nothing is on record."""
-    return session.exec(
-        select(Calibration).where(Calibration.frame_id == frame_id, col(Calibration.current).is_(True))
-    ).first()
+    return session.execute(_CALIBRATION, {"of": frame_id}).scalars().first()
 
 
 def newest_solution(session: Session, frame_id: str) -> Solution | None:
     """Return the solution to measure under: a re-solved frame's is not current yet."""
-    return session.exec(
-        select(Solution).where(Solution.frame_id == frame_id).order_by(col(Solution.id).desc()).limit(1)
-    ).first()
+    return session.execute(_NEWEST, {"of": frame_id}).scalars().first()
 
 
 def add_solution(session: Session, frame: Frame, solution: Solution) -> None:
     """File a frame's solution; a READY frame keeps the one it has until the new one is measured."""
     solution.current = frame.ready_at is None
     if solution.current:
-        _retire(session, Solution, frame.id)
+        retire(session, Solution, frame.id)
         _index(session, solution)
     session.add(solution)
     session.flush()
@@ -67,13 +71,12 @@ def add_solution(session: Session, frame: Frame, solution: Solution) -> None:
 
 def add_photometry(session: Session, frame: Frame, solution: Solution, photometry: Photometry) -> None:
     """File a frame's photometry and make it, and the solution it was measured under, the current ones."""
-    _retire(session, Photometry, frame.id)
-    solution = session.merge(solution)
+    retire(session, Photometry, frame.id)
     photometry.current = True
     session.add(photometry)
     if not solution.current:
-        _retire(session, Solution, frame.id)
-        solution.current = True
+        retire(session, Solution, frame.id)
+        session.execute(update(Solution).where(col(Solution.id) == solution.id).values(current=True))
         _index(session, solution)
     session.flush()
 
@@ -84,12 +87,15 @@ def _index(session: Session, solution: Solution) -> None:
         index_frame(session, solution.frame_id, solution.footprint)
 
 
-def _retire(session: Session, table: type[Solution] | type[Photometry], frame_id: str) -> None:
-    for earlier in session.exec(
-        select(table).where(table.frame_id == frame_id, col(table.current).is_(True))
-    ).all():
-        earlier.current = False
-    session.flush()
+def retire(session: Session, table: type[Calibration | Solution | Photometry], frame_id: str) -> None:
+    """Make a frame's current row of a table one of its history."""
+    session.execute(_retirement(table), {"of": frame_id})
+
+
+@lru_cache
+def _retirement(table: type[Calibration | Solution | Photometry]) -> Update:
+    current = (col(table.frame_id) == bindparam("of"), col(table.current).is_(True))
+    return update(table).where(*current).values(current=False)
 
 
 def current_results(session: Session, frame_id: str) -> dict[str, dict[str, Any]]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlmodel import Session
+from sqlalchemy import bindparam
+from sqlmodel import Session, col, select
 
 from starloom import __version__
 from starloom.archive import frames as rows
-from starloom.archive import instruments, missions, results
-from starloom.archive.models import Calibration, Frame, Instrument, LearntInstrument, Node, Solution
+from starloom.archive import instruments, results
+from starloom.archive.models import Calibration, Frame, Instrument, LearntInstrument, Mission, Node, Solution
 from starloom.archive.positions import is_elsewhere
 from starloom.astrometry.choosing import solve_among
 from starloom.astrometry.detect import StarList
@@ -84,10 +85,9 @@ class _Known:
 def run(hub: Hub, frame_id: str) -> None:
     """Solve one frame and commit the outcome; a frame that does not solve keeps its honest reason."""
     with hub.archive.transaction() as session:
-        claimed = rows.claim_step(session, frame_id, "solve")
-        frame = rows.get(session, frame_id)
-        known = _known(session, frame)
-    if not claimed:
+        frame = rows.claim_step(session, frame_id, "solve")
+        known = None if frame is None else _known(session, frame)
+    if frame is None or known is None:
         write_receipt_again(hub, frame_id, "solve")
         return
     try:
@@ -97,20 +97,24 @@ def run(hub: Hub, frame_id: str) -> None:
         _fail(hub, frame, refused.code, refused.message, refused.hint or refused.message, None)
 
 
+_AROUND = (
+    select(Mission.ra_deg, Mission.dec_deg, Instrument.scale_arcsec, Node.exact_site)
+    .select_from(Frame)
+    .join(Mission, col(Mission.id) == Frame.mission_id, isouter=True)
+    .join(Instrument, col(Instrument.id) == Frame.instrument_id, isouter=True)
+    .join(Node, col(Node.id) == Frame.node_id, isouter=True)
+    .where(Frame.id == bindparam("frame"))
+)
+
+
 def _known(session: Session, frame: Frame) -> _Known:
-    mission = missions.find(session, frame.mission_id) if frame.mission_id else None
-    target = None
-    if mission is not None and mission.ra_deg is not None and mission.dec_deg is not None:
-        target = (mission.ra_deg, mission.dec_deg)
-    instrument = session.get(Instrument, frame.instrument_id) if frame.instrument_id else None
-    scale = None if instrument is None else instrument.scale_arcsec
-    node = session.get(Node, frame.node_id)
+    ra_deg, dec_deg, scale, exact_site = session.execute(_AROUND, {"frame": frame.id}).one()
     return _Known(
-        target,
+        None if ra_deg is None or dec_deg is None else (ra_deg, dec_deg),
         scale * PLANE_STEP if scale is not None and frame.plane is not None else scale,
         instruments.learnt(session, frame.instrument_id),
         results.current_calibration(session, frame.id),
-        node is not None and node.exact_site,
+        bool(exact_site),
     )
 
 
@@ -198,11 +202,11 @@ def _record(
         elsewhere = known.target is not None and is_elsewhere(solution.footprint, known.target)
         wrong_hint = "wrong-hint" in outcome.flags
         rows.set_flags(stored, off_target=elsewhere, wrong_hint=wrong_hint, **_quality(outcome.stars))
-        if frame.instrument_id is not None:
+        if frame.instrument_id is not None and known.scale_arcsec is None:
             _learn_scale(session, frame.instrument_id, outcome.scale_arcsec / (PLANE_STEP if frame.plane else 1))
-        rows.settle_step(
+        rows.settle(
             session,
-            frame.id,
+            stored,
             "solve",
             solved_key=solved_key,
             solved_version=solved_version,

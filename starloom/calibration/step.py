@@ -82,10 +82,9 @@ def run(hub: Hub, frame_id: str) -> None:
     where there is nothing to do, none are written.
     """
     with hub.archive.transaction() as session:
-        claimed = rows.claim_step(session, frame_id, "calibrate")
-        frame = rows.get(session, frame_id)
-        masters = master_rows.current(session, frame.instrument_id)
-    if not claimed:
+        frame = rows.claim_step(session, frame_id, "calibrate")
+        masters = [] if frame is None else master_rows.current(session, frame.instrument_id)
+    if frame is None:
         write_receipt_again(hub, frame_id, "calibrate")
         return
     try:
@@ -215,7 +214,7 @@ def _record(hub: Hub, frame: Frame, outcome: _Outcome) -> None:
             flags=list(outcome.flags),
             **outcome.values,
         )
-        settled = rows.settle_step(session, frame.id, "calibrate", plane=rows.MOSAIC if mosaic else stored.plane)
+        settled = rows.settle(session, stored, "calibrate", plane=rows.MOSAIC if mosaic else stored.plane)
     if mosaic:
         write_receipt(hub, settled)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_ANNOUNCEMENT_BYTES = 16 * 1024
+#: Objects of the inbox that are registered in one transaction.
+PAGE = 100
 #: Where an object that lies nowhere a node may write is filed.
 NOBODY = "unknown"
 #: Metadata of a raw object: the name of the frame it came as, for a lake whose archive is lost.
@@ -63,6 +65,7 @@ def discover(hub: Hub) -> list[FrameBatch]:
     behind: it is removed here.
     """
     found: list[str] = []
+    arrived: list[Stored] = []
     for item in _announcements_first(hub.lake.list("inbox/")):
         try:
             if len(keys.check(item.key)) > MAX_KEY:
@@ -74,9 +77,11 @@ def discover(hub: Hub) -> list[FrameBatch]:
         if item.key.endswith(keys.ANNOUNCEMENT_SUFFIX):
             _note_announcement(hub, item.key)
             continue
-        frame_id = _register(hub, item)
-        if frame_id is not None:
-            found.append(frame_id)
+        arrived.append(item)
+        if len(arrived) == PAGE:
+            found += _register(hub, arrived)
+            arrived = []
+    found += _register(hub, arrived)
     settings = hub.settings
     return batches(found, "frames", chunk_size=settings.chunk_size, batch_size=settings.batch_size)
 
@@ -95,28 +100,44 @@ def _announcements_first(listed: Iterable[Stored]) -> Iterator[Stored]:
         yield held
 
 
-def _register(hub: Hub, item: Stored) -> str | None:
-    parts = item.key.split("/")
-    name, node = parts[-1], parts[1] if len(parts) > 2 else NOBODY
-    parsed = _parsed(name)
+def _register(hub: Hub, items: Sequence[Stored]) -> list[str]:
+    """Register what is new of a page of the inbox; return the frames' ids."""
+    with hub.archive.session() as session:
+        known = arrivals.known_at(session, [item.key for item in items])
+        taken = arrivals.taken_up(session, [_name(item) for item in items])
+    for item in items:
+        if item.key in known and arrivals.is_left_behind(known[item.key], item.etag):
+            _leave(hub, known[item.key])
+    news = [item for item in items if item.key not in known or known[item.key].inbox_etag != item.etag]
+    # What another run has taken up since the list was made is no arrival; the same bytes sent again are one.
+    news = [item for item in news if (_name(item), item.etag) not in taken or hub.lake.stat(item.key) is not None]
+    if not news:
+        return []
     with hub.archive.transaction() as session:
-        left = arrivals.left_behind(session, item.key, item.etag)
-        frame = arrivals.discover(
-            session,
-            inbox_key=item.key,
-            etag=item.etag,
-            name=name,
-            node_id=node[:64],
-            obs_req=parsed.mission if parsed else None,
-            kind=parsed.kind if parsed else "unknown",
-            start_utc=parsed.start_utc if parsed else None,
-        )
-        if frame is not None:
-            with traces.span("discover", parent=frame.traceparent, **rows.subject_of(frame)):
-                frame.traceparent = traces.traceparent() or frame.traceparent
-    if left is not None:
-        _leave(hub, left)
-    return frame.id if frame is not None else None
+        return [frame.id for item in news if (frame := _arrive(session, item)) is not None]
+
+
+def _name(item: Stored) -> str:
+    return item.key.rpartition("/")[2]
+
+
+def _arrive(session: Session, item: Stored) -> Frame | None:
+    parts = item.key.split("/")
+    parsed = _parsed(_name(item))
+    frame = arrivals.discover(
+        session,
+        inbox_key=item.key,
+        etag=item.etag,
+        name=_name(item),
+        node_id=(parts[1] if len(parts) > 2 else NOBODY)[:64],
+        obs_req=parsed.mission if parsed else None,
+        kind=parsed.kind if parsed else "unknown",
+        start_utc=parsed.start_utc if parsed else None,
+    )
+    if frame is not None:
+        with traces.span("discover", parent=frame.traceparent, **rows.subject_of(frame)):
+            frame.traceparent = traces.traceparent() or frame.traceparent
+    return frame
 
 
 def _parsed(name: str) -> FrameName | None:
@@ -153,9 +174,9 @@ def _note_announcement(hub: Hub, key: str) -> None:
 def run(hub: Hub, frame_id: str) -> None:
     """Ingest one frame: check, identify, file the raw pixels, commit, free the inbox."""
     with hub.archive.transaction() as session:
-        if not rows.claim_step(session, frame_id, "ingest"):
-            return
-        frame = rows.get(session, frame_id)
+        frame = rows.claim_step(session, frame_id, "ingest")
+    if frame is None:
+        return
     source = frame.inbox_key or frame.raw_key  # requeued: its bytes lie in quarantine
     seen = hub.lake.stat(source) if source is not None else None
     if source is None or seen is None:
@@ -217,7 +238,7 @@ def _quarantine(hub: Hub, frame: Frame, seen: Stored, refused: BadInput, target:
 
 
 def _read_from(frame: Frame, seen: Stored) -> dict[str, Any]:
-    """Return the column that says which inbox object was read, for `arrivals.left_behind`."""
+    """Return the column that says which inbox object was read, for `arrivals.is_left_behind`."""
     return {} if frame.inbox_key is None else {"inbox_etag": seen.etag}
 
 
@@ -259,6 +280,7 @@ def _file(
 
     def write(session: Session) -> Frame:
         mission = missions.find(session, name.mission) if name.mission else None
+        node = session.get(Node, frame.node_id)  # held here, it is read once for all that ask for it
         instrument = missions.instrument_of(
             session,
             frame.node_id,
@@ -283,7 +305,7 @@ def _file(
             exposure_s=header.value("exposure_s"),
             filter=filter_name,
             band=missions.band_of(session, frame.node_id, filter_name),
-            header=_public(session, frame.node_id, header.as_json()),
+            header=_public(node, header.as_json()),
             embargo_until=mission.embargo_until if mission else None,
             licence=mission.licence if mission else None,
             credit=mission.credit if mission else None,
@@ -293,9 +315,8 @@ def _file(
     _settle(hub, frame, write)
 
 
-def _public(session: Session, node_id: str, header: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _public(node: Node | None, header: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return a normalised header as it may be shown: with the exact site only where the node's owner agrees."""
-    node = session.get(Node, node_id)
     return header if node is not None and node.exact_site else rounded_site(header)
 
 
@@ -304,9 +325,6 @@ def _put_once(hub: Hub, path: Path, target: str, metadata: dict[str, str] | None
 
     Not a copy within the lake: its source may have been overwritten since it was read.
     """
-    there = hub.lake.stat(target)
-    if there is not None:
-        return there.version
     try:
         return hub.lake.put_file(path, target, if_absent=True, metadata=metadata).version
     except Conflict:

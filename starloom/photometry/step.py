@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
+from sqlalchemy import bindparam
 from sqlmodel import Session, col, select
 
 from starloom.archive import frames as rows
@@ -48,25 +50,48 @@ NO_ZERO_POINT, CLOUDY, IMPOSSIBLE_SITE = "no-zero-point", "cloudy", "site-or-tim
 class _Past(NamedTuple):
     """An earlier frame of the same instrument and band."""
 
-    photometry: Photometry
+    zero_point_mag: float | None
+    catalog_band: str | None
+    catalog: str | None
+    colour_term: float | None
     exposure_s: float | None
     airmass: float | None
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the archive knows of a frame before it is measured."""
+
+    solution: Solution
+    calibration: Calibration | None
+    past: list[_Past]
+    node: Node | None
 
 
 def run(hub: Hub, frame_id: str) -> None:
     """Measure one solved frame and file the numbers in the archive, the sources as Parquet in the lake."""
     with hub.archive.transaction() as session:
-        claimed = rows.claim_step(session, frame_id, "measure")
-        frame = rows.get(session, frame_id)
-        solution = results.newest_solution(session, frame_id)
-        calibration = results.current_calibration(session, frame_id)
-    if not claimed or solution is None:
+        frame = rows.claim_step(session, frame_id, "measure")
+        known = None if frame is None else _known(session, frame)
+    if frame is None or known is None:
         write_receipt_again(hub, frame_id, "measure")
         return
     try:
-        _measure(hub, frame, solution, calibration)
+        _measure(hub, frame, known)
     except BadInput as refused:
         _fail(hub, frame, refused.code, refused.hint or refused.message)
+
+
+def _known(session: Session, frame: Frame) -> _Known | None:
+    solution = results.newest_solution(session, frame.id)
+    if solution is None:
+        return None
+    return _Known(
+        solution,
+        results.current_calibration(session, frame.id),
+        _history(session, frame),
+        session.get(Node, frame.node_id),
+    )
 
 
 def _fail(hub: Hub, frame: Frame, code: str, hint: str) -> None:
@@ -75,8 +100,9 @@ def _fail(hub: Hub, frame: Frame, code: str, hint: str) -> None:
     write_receipt(hub, stored)
 
 
-def _measure(hub: Hub, frame: Frame, solution: Solution, calibration: Calibration | None) -> None:
+def _measure(hub: Hub, frame: Frame, known: _Known) -> None:
     assert frame.start_utc is not None
+    solution, calibration, past = known.solution, known.calibration, known.past
     key, version = solution.solved_key, solution.solved_version
     if key is None:
         key, version = frame.solved_key, frame.solved_version
@@ -93,9 +119,7 @@ def _measure(hub: Hub, frame: Frame, solution: Solution, calibration: Calibratio
     if len(stars) == 0:
         _fail(hub, frame, "too-few-stars", "The solved copy shows no star; look at the frame.")
         return
-    with hub.archive.session() as session:
-        past = _history(session, frame)
-        conditions, impossible = _conditions(session, frame, solution)
+    conditions, impossible = _conditions(frame, known)
     match_arcsec = max(3 * solution.rms_arcsec, 2 * solution.scale_arcsec)
     catalog = catalog_for(
         refcats_of(hub),
@@ -159,33 +183,43 @@ def _history(session: Session, frame: Frame) -> list[_Past]:
     """Return what the newest frames of the same instrument and band were found to be."""
     if frame.instrument_id is None or frame.band is None:
         return []
-    found = session.exec(
-        select(Photometry, Frame.exposure_s, Conditions.airmass)
-        .join(Frame, col(Frame.id) == Photometry.frame_id)
-        .join(Conditions, col(Conditions.frame_id) == Frame.id, isouter=True)
-        .where(
-            Frame.instrument_id == frame.instrument_id,
-            Frame.band == frame.band,
-            Frame.id != frame.id,
-            Frame.disposition == "active",
-            col(Photometry.current).is_(True),
-            col(Photometry.zero_point_mag).is_not(None),
-        )
-        # In the order of an index, so that it ends after the newest few whatever the instrument's age.
-        .order_by(col(Frame.start_utc).desc())
-        .limit(HISTORY)
-    ).all()
-    return [_Past(*row) for row in found]
+    sought = {"instrument": frame.instrument_id, "in_band": frame.band, "besides": frame.id}
+    return [_Past(*row) for row in session.execute(_PAST, sought)]
 
 
-def _conditions(session: Session, frame: Frame, solution: Solution) -> tuple[Conditions, bool]:
+_PAST = (
+    select(  # type: ignore[call-overload,misc]
+        Photometry.zero_point_mag,
+        Photometry.catalog_band,
+        Photometry.catalog,
+        Photometry.colour_term,
+        Frame.exposure_s,
+        Conditions.airmass,
+    )
+    .join(Frame, col(Frame.id) == Photometry.frame_id)
+    .join(Conditions, col(Conditions.frame_id) == Frame.id, isouter=True)
+    .where(
+        Frame.instrument_id == bindparam("instrument"),
+        Frame.band == bindparam("in_band"),
+        Frame.id != bindparam("besides"),
+        Frame.disposition == "active",
+        col(Photometry.current).is_(True),
+        col(Photometry.zero_point_mag).is_not(None),
+    )
+    # In the order of an index, so that it ends after the newest few whatever the instrument's age.
+    .order_by(col(Frame.start_utc).desc())
+    .limit(HISTORY)
+)
+
+
+def _conditions(frame: Frame, known: _Known) -> tuple[Conditions, bool]:
     """Return weather and sky of a frame, and whether its site and its clock contradict its stars."""
     header = {name: entry.get("value") for name, entry in (frame.header or {}).items()}
     sky, impossible = sky_conditions(
         header.get("airmass"),
-        _site(session.get(Node, frame.node_id), header),
+        _site(known.node, header),
         _middle(frame),
-        (solution.ra_deg, solution.dec_deg),
+        (known.solution.ra_deg, known.solution.dec_deg),
     )
     return Conditions.model_validate({"frame_id": frame.id, **weather(header), **sky}), impossible
 
@@ -205,9 +239,9 @@ def _transparency(
     if measured.zero_point_mag is None or not frame.exposure_s:
         return None
     history = [
-        PastZeroPoint(zero_point_of_one_second(row.zero_point_mag, exposure), at)
-        for row, exposure, at in past
-        if exposure
+        PastZeroPoint(zero_point_of_one_second(row.zero_point_mag, row.exposure_s), row.airmass)
+        for row in past
+        if row.exposure_s
         and row.zero_point_mag is not None
         and row.catalog_band == measured.catalog_band
         and row.catalog == measured.catalog
@@ -224,8 +258,7 @@ def _colour_term(past: list[_Past], band: str | None, catalog: str) -> ColourTer
     """Return the instrument's colour term by its earlier frames, None before there are enough."""
     if is_unmapped(band):
         return None
-    found = (p.photometry for p in past)
-    terms = np.array([row.colour_term for row in found if row.colour_term is not None and row.catalog == catalog])
+    terms = np.array([row.colour_term for row in past if row.colour_term is not None and row.catalog == catalog])
     if len(terms) < MIN_COLOUR_TERMS:
         return None
     spread = 1.4826 * float(np.median(np.abs(terms - np.median(terms))))
@@ -286,5 +319,5 @@ def _record(
             session.merge(conditions)
         stored.flags = [flag for flag in stored.flags if flag not in flags]
         rows.add_flags(stored, *(flag for flag, set_ in flags.items() if set_))
-        ready = rows.settle_step(session, frame.id, "measure", sources_key=sources_key)
+        ready = rows.settle(session, stored, "measure", sources_key=sources_key)
     write_receipt(hub, ready)

@@ -313,16 +313,17 @@ def test_the_same_inputs_again_are_no_work(archive: Archive) -> None:
 def test_an_object_written_over_one_that_was_read_is_another_frame(archive: Archive) -> None:
     first = land(archive)
     with archive.transaction() as session:
-        assert arrivals.left_behind(session, "inbox/T17/20261008/1", "e1") is None
+        assert not arrivals.is_left_behind(frames.get(session, first), "e1")
         arrivals.record_ingest(session, first, pixel_digest="a" * 64, raw_key="raw/x", inbox_etag="e1")
-        left = arrivals.left_behind(session, "inbox/T17/20261008/1", "e1")
-        assert left is not None
+        (left,) = arrivals.known_at(session, ["inbox/T17/20261008/1", "inbox/T17/20261008/2"]).values()
         assert left.id == first
+        assert arrivals.is_left_behind(left, "e1")
     second = land(archive, etag="e2")
     assert second != first
     with archive.session() as session:
         assert frames.get(session, first).inbox_key is None
-        assert arrivals.left_behind(session, "inbox/T17/20261008/1", "e2") is None
+        assert not arrivals.is_left_behind(frames.get(session, second), "e2")
+        assert arrivals.taken_up(session, ["frame1.fits.fz"]) == {("frame1.fits.fz", "e1")}
 
 
 def test_a_refusal_changes_nothing_that_another_run_has_settled(archive: Archive) -> None:

@@ -66,11 +66,12 @@ def artifacts_of(server: RunningPrefect, state: Any) -> set[str]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that try again at once."""
+    import tasks.batches
     import tasks.frames
     import tasks.operators
     import tasks.sweep
 
-    for module in (tasks.frames, tasks.operators, tasks.sweep):
+    for module in (tasks.batches, tasks.frames, tasks.operators, tasks.sweep):
         for task in vars(module).values():
             if hasattr(task, "retry_delay_seconds"):
                 monkeypatch.setattr(task, "retry_delay_seconds", [0.0, 0.0, 0.0])

@@ -44,6 +44,22 @@ def test_a_frame_is_filed_once_whoever_looks_and_runs_twice(station: Any, frames
     assert station.discover() == []
 
 
+def test_what_was_taken_up_while_the_inbox_was_listed_is_no_arrival(
+    station: Any, frames: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = frames(1)
+    station.send(path)
+    (frame_id,) = station.discover()
+    listed = list(station.hub.lake.list("inbox/"))
+    ingest.run(station.hub, frame_id)
+    monkeypatch.setattr(type(station.hub.lake), "list", lambda *_: iter(listed))
+    assert station.discover() == []
+    station.send(path)  # the same bytes, sent again, are one
+    (again,) = station.discover()
+    ingest.run(station.hub, again)
+    assert states(station) == [("duplicate", "duplicate"), ("processing", None)]
+
+
 @pytest.mark.parametrize("cut", ["before-commit", "before-receipt", "before-delete", "before-leaving"])
 def test_a_run_killed_anywhere_is_run_again(
     station: Any, frames: Any, monkeypatch: pytest.MonkeyPatch, cut: str
