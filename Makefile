@@ -30,7 +30,7 @@ test: test-quick
 
 # The stack of infra/compose.yaml, up, used, killed, down and up again, from images made here.
 test-stack: setup
-	$(BIN)/pytest -m stack
+	$(BIN)/pytest -vv -m stack
 
 images:
 	docker build -f docker/Dockerfile --target cpu -t starloom:latest --build-arg COMMIT=$$(git rev-parse HEAD) .

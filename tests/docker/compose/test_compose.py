@@ -265,7 +265,8 @@ def test_archive_and_prefect_are_lost_and_restored_beside_the_lake(stacked: Stac
     stack.up()
     clock.done(f"restored and up, {time.monotonic() - began:.0f} s of them,")
     after = stacked.show()
-    assert (after["revisions"], after["products"]) == (before["revisions"], before["products"])
+    assert after["revisions"] == before["revisions"]
+    assert after["products"] == before["products"]
     assert len(after["frames"]) == len(before["frames"])
     # The frame that no backup knew is processed again from the lake, and the mission goes on.
     stack.run_deployment("sweep/sweep")
