@@ -26,11 +26,11 @@ test-quick: lint
 
 # The slow ones start servers, kill them and wait for what comes of it: two groups at a time (tests/conftest.py).
 test: test-quick
-	$(BIN)/pytest -m 'slow and not stack' --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -m slow --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-# The stack of infra/compose.yaml, up, used, killed, down and up again, from images made here.
+# Of them the stack of infra/compose.yaml alone: up, used, killed, down and up again, upgraded, lost and restored.
 test-stack: setup
-	$(BIN)/pytest -vv -m stack
+	$(BIN)/pytest -m stack
 
 images:
 	docker build -f docker/Dockerfile --target cpu -t starloom:latest --build-arg COMMIT=$$(git rev-parse HEAD) .
