@@ -5,10 +5,10 @@ server, a worker and the relay run as `starloom up` runs them. Nodes put objects
 ``--rate``; `ingest`, `process-frames`, `sweep`, `tidy`, `stack-mission` and the relay do the rest. What is canned:
 `benchmarks/night_stub.py`.
 
-A mission (100 frames) is made COMPLETE by plain SQL when its last frame was sent, twenty of them at a time. The
-night is over when every frame is settled and every mission stacked. ``HOME/night.json`` keeps what was seen: an
-interrupted night goes on where it was. Printed: rates, backlog, and from the first frame on CPU ms a frame by
-program. It fails where a frame is not READY. ``--plot FILE.svg`` draws the backlog.
+A mission (``--per-mission`` frames) is made COMPLETE by plain SQL when its last frame was sent, twenty of them at a
+time. The night is over when every frame is settled and every mission stacked. ``HOME/night.json`` keeps what was
+seen: an interrupted night goes on where it was. Printed: rates, backlog, and from the first frame on CPU ms a frame
+by program. It fails where a frame is not READY. ``--plot FILE.svg`` draws the backlog.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from starloom.lake import keys
 from starloom.sky.night import frame_name
 from tests.chaos.servers import NAMES, Site
 
-PER_MISSION = 100
 #: Missions that are observed side by side.
 AT_ONCE = 20
 LOOK_EVERY_S = 5.0
@@ -58,6 +57,7 @@ class Diary:
 
     frames: int
     nodes: int
+    per_mission: int
     sent: int = 0
     elapsed_s: float = 0.0
     seen: list[list[float]] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Night:
         with self.hub.archive.transaction() as session:
             for n in range(self.diary.nodes):
                 missions.register_node(session, node_id(n))
-        count = -(-self.diary.frames // PER_MISSION)
+        count = -(-self.diary.frames // self.diary.per_mission)
         self.site.sql(
             "INSERT INTO mission (id, title, status, ra_deg, dec_deg, parameters, status_changed_at, created_at) "
             "SELECT 'N' || m, '', 'OPEN', 10, 20, '{}', now(), now() FROM generate_series(0, %s) m",
@@ -110,14 +110,18 @@ class Night:
     def _put(self, i: int) -> None:
         start = START + timedelta(seconds=i // self.diary.nodes * 10 + i % 7)
         node = node_id(i % self.diary.nodes)
-        name = frame_name(mission_id(i), node, start)
+        name = frame_name(self._mission(i), node, start)
         self.hub.lake.put_bytes(f"frame {i}".encode(), keys.inbox(node, f"{start:%Y%m%d}", name))
 
+    def _mission(self, i: int) -> str:
+        """Return the mission of a frame."""
+        return f"N{i // (AT_ONCE * self.diary.per_mission) * AT_ONCE + i % AT_ONCE}"
+
     def _complete(self, first: int, until: int) -> None:
-        block = AT_ONCE * PER_MISSION
+        block = AT_ONCE * self.diary.per_mission
         last = until if until == self.diary.frames else until // block * block
         for begin in range(first // block * block, last, block):
-            ids = sorted({mission_id(i) for i in range(begin, min(begin + block, last))})
+            ids = sorted({self._mission(i) for i in range(begin, min(begin + block, last))})
             self.site.sql("UPDATE mission SET status = 'COMPLETE' WHERE id = ANY(%s) AND status = 'OPEN'", ids)
 
     def watch(self, timeout_s: float) -> bool:
@@ -190,10 +194,6 @@ def node_id(n: int) -> str:
     return f"T{n:03d}"
 
 
-def mission_id(i: int) -> str:
-    return f"N{i // (AT_ONCE * PER_MISSION) * AT_ONCE + i % AT_ONCE}"
-
-
 def report(diary: Diary) -> list[str]:
     """Return the night's figures as lines."""
     end, _, settled, stacked = diary.seen[-1]
@@ -215,6 +215,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=10_000)
     parser.add_argument("--nodes", type=int, default=500)
+    parser.add_argument("--per-mission", type=int, default=100, help="frames of a mission")
     parser.add_argument("--rate", type=float, default=20.0, help="frames a second, all nodes together")
     parser.add_argument("--home", type=Path, default=Path("/tmp/starloom-night"))
     parser.add_argument("--timeout", type=float, default=4 * 3600.0, help="seconds")
@@ -227,7 +228,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     site = Site(said.home, PACE | dict(one.split("=", 1) for one in said.set))
     kept = said.home / "night.json"
-    diary = Diary(**json.loads(kept.read_text())) if kept.exists() else Diary(said.frames, said.nodes)
+    new = Diary(said.frames, said.nodes, said.per_mission)
+    diary = Diary(**json.loads(kept.read_text())) if kept.exists() else new
     try:
         night = Night(site, diary, said.rate)  # before the worker starts, for its path
         site.start()
