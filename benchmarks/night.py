@@ -5,7 +5,7 @@ server, a worker and the relay run as `starloom up` runs them. Nodes put objects
 ``--rate``; `ingest`, `process-frames`, `sweep`, `tidy`, `stack-mission` and the relay do the rest. What is canned:
 `benchmarks/night_stub.py`.
 
-A mission (``--per-mission`` frames) is made COMPLETE by plain SQL when its last frame was sent, twenty at a time. The
+A mission (``--per-mission`` frames) is made COMPLETE by plain SQL when its last frame was sent, by twenties. The
 night is over when every frame is settled and every mission stacked. ``HOME/night.json`` keeps what was seen: an
 interrupted night goes on where it was. Printed: rates, backlog, and from the first frame on CPU ms a frame by
 program. It fails where a frame is not READY. ``--plot FILE.svg`` draws the backlog.
