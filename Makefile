@@ -26,7 +26,7 @@ test-quick: lint
 
 # The slow ones start servers, kill them and wait for what comes of it: two groups at a time (tests/conftest.py).
 test: test-quick
-	$(BIN)/pytest -m slow --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -m slow --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 # Of them the stack of infra/compose.yaml alone: up, used, killed, down and up again, upgraded, lost and restored.
 test-stack: setup
