@@ -24,11 +24,11 @@ lint: setup
 test-quick: lint
 	$(BIN)/pytest -m 'not slow' --numprocesses auto --dist loadfile
 
-# The slow ones start servers, kill them and wait for what comes of it: two groups at a time (tests/conftest.py).
+# The slow ones start servers, kill them and take their time; one after the other.
 test: test-quick
-	$(BIN)/pytest -m slow --numprocesses 2 --dist loadscope --no-loadscope-reorder
+	$(BIN)/pytest -m 'slow and not stack'
 
-# Of them the stack of infra/compose.yaml alone: up, used, killed, down and up again, upgraded, lost and restored.
+# The stack of infra/compose.yaml: up, used, killed, down and up again, upgraded, lost and restored, from images made here.
 test-stack: setup
 	$(BIN)/pytest -m stack
 

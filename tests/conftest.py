@@ -16,39 +16,11 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
-from xdist.scheduler import LoadScopeScheduling
-
-#: Folders whose slow tests take longest: begun first, so that none is left alone at the end.
-LONGEST = ("docker", "demo", "chaos")
-#: Folders whose tests share one engine, or one server; elsewhere those of a file share what is costly to make.
-TOGETHER = ("docker", "dispatch")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick tests first: a broken name should not wait for the servers."""
-
-    def place(item: pytest.Item) -> int:
-        if item.get_closest_marker("slow") is None:
-            return -1
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
-
-    items.sort(key=place)
-
-
-class InGroups(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives a process all slow tests of a file, or of a folder of `TOGETHER`."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        folder = file.split("/")[1]
-        return folder if folder in TOGETHER else file
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling | None:
-    """Answer ``--dist loadscope``, which is how `make test` runs the slow tests; other ways are xdist's own."""
-    return InGroups(config, log) if config.getoption("dist") == "loadscope" else None
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
 def free_port() -> int:
