@@ -153,9 +153,18 @@ def state_of(frame: Frame) -> str:
 
 
 def claim_step(session: Session, frame_id: str, step: Step) -> Frame | None:
-    """Return the frame, locked, if the step is its next one, and push the time at which it counts as lost."""
+    """Return the frame, locked, if the step is its next one, and push the time at which it counts as lost.
+
+    Raises
+    ------
+    BadInput
+        ``no-such-frame``.
+    """
     claim = _claim_of(step, session.get_bind().dialect.name)
-    return session.execute(claim, {"claimed": frame_id}).scalar_one_or_none()
+    frame = session.execute(claim, {"claimed": frame_id}).scalar_one_or_none()
+    if frame is None:
+        get(session, frame_id)  # that it is not due is no error, that there is none is one
+    return frame
 
 
 @lru_cache

@@ -106,6 +106,11 @@ def test_a_step_waits_for_the_one_before_and_is_settled_once(archive: Archive) -
         assert not frames.claim_step(session, frame_id, "measure")
 
 
+def test_a_step_of_a_frame_that_is_not_there_is_an_error(archive: Archive) -> None:
+    with archive.transaction() as session, pytest.raises(BadInput, match="no frame nobody"):
+        frames.claim_step(session, "nobody", "ingest")
+
+
 def test_identity_is_the_pixels_not_the_file(archive: Archive) -> None:
     create(archive)
     first = land(archive)
