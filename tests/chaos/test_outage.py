@@ -74,7 +74,7 @@ def test_a_server_that_goes_away_while_a_stack_is_made_costs_no_product_and_make
 def test_without_any_automation_the_relay_makes_the_run_itself(site: Site) -> None:
     with PrefectApi.from_settings(site.settings) as api:
         for automation in api.automations():
-            api.call("DELETE", f"/automations/{automation['id']}")
+            api.delete_automation(automation["id"])
         assert api.automations() == []
     begin(site, "deaf", 2)
     wait_until(site, lambda: status(site, "deaf") == "STACKED", 400)

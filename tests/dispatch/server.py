@@ -54,12 +54,12 @@ class RunningPrefect:
         ids = self.automation_ids(deployment)
         assert ids
         for automation in ids:
-            self.api.call("PATCH", f"/automations/{automation}", {"enabled": False})
+            self.api.enable_automation(automation, enabled=False)
         try:
             yield
         finally:
             for automation in ids:
-                self.api.call("PATCH", f"/automations/{automation}", {"enabled": True})
+                self.api.enable_automation(automation, enabled=True)
 
 
 _running: list[RunningPrefect] = []

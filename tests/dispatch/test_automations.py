@@ -227,7 +227,7 @@ def test_applied_in_place_by_name_and_nothing_else_touched(
     assert verbs(apply(api, here, folder)) == {"one": "unchanged", "two": "unchanged"}
     first = {change.name: change.id for change in apply(api, here, folder)}
 
-    api.call("PATCH", f"/automations/{first[PREFIX + 'one']}", {"enabled": False})
+    api.enable_automation(first[PREFIX + "one"], enabled=False)
     write(folder, GOOD.replace("within: 5", "within: 7"))
     (changed, _) = apply(api, here, folder)
     assert (changed.verb, changed.id, changed.enabled) == ("update", first[PREFIX + "one"], False)
@@ -399,7 +399,7 @@ def test_alerts_reach_the_webhook(
         lambda: hooks.heard("alert", "'starloom: one' could not act", "No flow run could be inferred"),
     )
     # A switched-off test alert is not taken for a delivered one.
-    api.call("PATCH", f"/automations/{applied[PREFIX + 'a test alert']}", {"enabled": False})
+    api.enable_automation(applied[PREFIX + "a test alert"], enabled=False)
     with pytest.raises(StarloomError, match="switched off"):
         automations.send_test(api, "", 1.0)
 
