@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from starloom.astrometry.distortion import SIMILARITY, Prior, degrees, design, everyday, size
 from starloom.astrometry.samples import Sample
@@ -215,7 +215,7 @@ def agreeing(stack: Stack) -> Flags:
     departure = (own @ (stack.score - stack.information @ common.mean)[:, :, None])[:, :, 0]
     usual = rms_px(np.diag(common.scatter), stack)
     far = np.array([rms_px(np.outer(d, d), stack) for d in departure]) > OUTLIER_SIGMAS * usual
-    return np.asarray(~(far & (chi2.sf(distance, rank) < OUTLIER_CHANCE)))
+    return np.asarray(~(far & (chdtrc(rank, distance) < OUTLIER_CHANCE)))
 
 
 def last_change(stack: Stack) -> int:
@@ -249,7 +249,7 @@ def _change(stack: Stack) -> int:
         difference = np.where(higher, sides[1].mean - sides[0].mean, 0.0)
         spread = (sides[0].covariance + sides[1].covariance)[np.ix_(higher, higher)]
         distance = difference[higher] @ np.linalg.solve(spread, difference[higher])
-        certain = chi2.sf(distance, int(higher.sum())) * len(splits) < CHANGE_CHANCE
+        certain = chdtrc(int(higher.sum()), distance) * len(splits) < CHANGE_CHANCE
         if certain and rms_px(np.outer(difference, difference), stack) > CHANGE_PX:
             return int(k)
     return 0

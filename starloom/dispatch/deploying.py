@@ -71,7 +71,7 @@ def register(settings: Settings, env: Mapping[str, str], root: Path, say: Say) -
         for priority, queue in enumerate(QUEUES, start=1):
             api.set_queue(settings.work_pool, queue, priority, settings.queue_limits.get(queue))
         # prefect.yaml takes no variable for an interval, nor for a number; deploying has just put its own there.
-        for deployment in wanted_deployments(root) if in_docker else ():
+        for deployment in wanted_deployments(root):
             api.set_job_variables(deployment, job_variables(settings, deployment.rpartition("/")[2]))
         api.set_interval("ingest/ingest", "inbox", settings.ingest_interval_s)
         api.set_interval("sweep/sweep", "sweep", settings.sweep_interval_s)

@@ -1,4 +1,4 @@
-"""The Docker work pool: what a run's container looks like, what it may take, and where it finds the secrets.
+"""How a work pool starts a run; in Docker: its container, what it may take, and where it finds the secrets.
 
 Whoever may ask the Docker engine, or opens a run in Prefect, can read a container's environment and its image.
 So no setting travels there. `write_secrets` puts the hub's settings into a folder of the worker's machine, one
@@ -14,6 +14,7 @@ import importlib.util
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
+from starloom.dispatch.services import python
 from starloom.errors import BadInput, StarloomError
 from starloom.settings import SECRETS_DIR, JobLimits, Settings, is_loopback
 from starloom.telemetry.logs import prefect_environment
@@ -129,7 +131,13 @@ def limits_of(settings: Settings, deployment: str) -> JobLimits:
 
 
 def job_variables(settings: Settings, deployment: str) -> dict[str, Any]:
-    """Return what differs from deployment to deployment: its limits."""
+    """Return what differs from deployment to deployment: its limits; of a pool of processes, how a run is started.
+
+    Prefect's own command starts a process that prepares a working copy, and from it the one that runs the flow:
+    Prefect is loaded twice. This hub's flows are on the worker's Python path, and need no copy.
+    """
+    if settings.work_pool_type == "process":
+        return {"command": shlex.join(python("prefect.engine"))}
     limits = limits_of(settings, deployment)
     # Without swap: a job that outgrows its limit should end, not crawl.
     variables: dict[str, Any] = {"mem_limit": limits.memory, "memswap_limit": limits.memory}

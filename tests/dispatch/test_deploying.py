@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from starloom.dispatch import deploying
 from starloom.dispatch.deploying import check_variables, deployment_digest, register, wanted_deployments
+from starloom.dispatch.rest import PrefectApi
 from starloom.dispatch.services import checkout
 from starloom.errors import StarloomError
 from starloom.settings import Settings
@@ -75,7 +77,9 @@ def test_deployed_again_only_when_something_changed(
     assert [s["schedule"]["interval"] for s in found["schedules"]] == [1800.0]
     assert again(ingest_interval_s=3600.0, lake_region="elsewhere") == ["registering the blocks"]
     assert again(ingest_interval_s=3600.0) == ["registering the blocks"]
-    monkeypatch.setattr(deploying, "wanted_deployments", lambda _: {"process-frames/another"})
+    started = server.api.call("GET", "/deployments/name/sweep/sweep")["job_variables"]
+    assert started == {"command": f"{sys.executable} -m prefect.engine"}
+    monkeypatch.setattr(PrefectApi, "deployments", lambda _: [])
     assert "registering the deployments" in again(ingest_interval_s=3600.0)  # a server that was emptied
 
 
