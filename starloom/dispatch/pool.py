@@ -133,8 +133,8 @@ def limits_of(settings: Settings, deployment: str) -> JobLimits:
 def job_variables(settings: Settings, deployment: str) -> dict[str, Any]:
     """Return what differs from deployment to deployment: its limits; of a pool of processes, how a run is started.
 
-    Prefect's own command starts a process that prepares a working copy, and from it the one that runs the flow:
-    Prefect is loaded twice. This hub's flows are on the worker's Python path, and need no copy.
+    Prefect's own commands start processes that prepare a working copy, and from it one that runs the flow; each
+    loads Prefect anew. This hub's flows are on the Python path, and need no copy.
     """
     if settings.work_pool_type == "process":
         return {"command": shlex.join(python("prefect.engine"))}
@@ -168,7 +168,7 @@ def base_job_template(settings: Settings) -> dict[str, Any]:
             "enum": ["IfNotPresent", "Always", "IfPossible", "Never"],
             "default": settings.image_pull_policy,
         },
-        "command": {"type": "string", "description": "Prefect's own by default."},
+        "command": {"type": "string", "default": "python -m prefect.engine", "description": "Runs the flow."},
         "env": {"type": "object", "additionalProperties": {"type": ["string", "null"]}, "default": env},
         "name": {"type": "string"},
         "network_mode": {"type": "string", "default": settings.network_mode},
