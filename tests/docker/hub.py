@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import secrets
@@ -11,7 +12,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from starloom.batches import FrameBatch
 from starloom.demo import watching
 from starloom.dispatch.embedded import Embedded
 from starloom.dispatch.rest import PrefectApi
+from starloom.errors import Unavailable
 from starloom.frames import FrameName, describe_file, format_name
 from starloom.frames import step as landing
 from starloom.hub import Hub
@@ -62,7 +63,7 @@ class Postgres:
         return done.stdout
 
 
-@contextmanager
+@contextlib.contextmanager
 def started_postgres(host: str) -> Iterator[Postgres]:
     """Start a throw-away server that listens on one address, and stop it by its pid."""
     # PostgreSQL refuses to run as root; Debian's package brings the user it wants.
@@ -124,7 +125,7 @@ class Played:
         self.services = Embedded(home)
         self.batches: list[FrameBatch] = []
 
-    @contextmanager
+    @contextlib.contextmanager
     def up(self, database: str, more: Mapping[str, str]) -> Iterator[tuple[Hub, PrefectApi]]:
         """Have the hub up on one of the databases; worker and relay go afterwards, lake and Prefect stay."""
         with pytest.MonkeyPatch.context() as patch:
@@ -234,9 +235,11 @@ def ended(api: PrefectApi, run_id: str) -> bool:
 
 
 def wait_for(what: str, done: Callable[[], bool], timeout_s: float) -> float:
-    """Poll, and return how long it took, seconds."""
+    """Poll, and return how long it took, seconds; a server that is too busy to answer is asked again."""
     began = time.monotonic()
-    while not done():
+    while True:
+        with contextlib.suppress(Unavailable):
+            if done():
+                return time.monotonic() - began
         assert time.monotonic() - began < timeout_s, f"{what}: not done after {timeout_s:.0f} s"
         time.sleep(0.2)
-    return time.monotonic() - began
