@@ -20,7 +20,7 @@ import psycopg
 from sqlalchemy.exc import DBAPIError
 
 from benchmarks.archive_asks import ASKS, keys
-from benchmarks.archive_scale import Server, measure
+from benchmarks.archive_scale import Server, measure, vacuum
 from starloom.archive import Archive
 
 SCHEMA = "parted"
@@ -48,8 +48,6 @@ def part(dsn: str, days: float) -> int:
         ).fetchall()
         for (definition,) in indexes:
             run(definition.replace("UNIQUE ", "", 1).replace("ON public.frame", f"ON {SCHEMA}.frame", 1))
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"VACUUM (ANALYZE) {SCHEMA}.frame")
     return count
 
 
@@ -80,6 +78,7 @@ def main() -> None:
     server.start()
     database = f"frames_{said.frames}"
     parts = part(server.dsn(database), said.days)
+    vacuum(server, said.frames)
     whole = asked(server.url(database), said.keys)
     parted = asked(f"{server.url(database)}?options=-csearch_path%3D{SCHEMA},public", said.keys)
     with psycopg.connect(server.dsn(database)) as connection:

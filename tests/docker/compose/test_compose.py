@@ -208,7 +208,7 @@ def test_a_database_that_dies_comes_back_and_a_late_frame_is_stacked(stacked: St
 
 
 @contextmanager
-def outlived(stacked: Stacked) -> Iterator[int]:
+def outlived(stacked: Stacked, goes_on_s: float) -> Iterator[int]:
     """Drain the hub, have the block stop and start it, and see that it goes on; yield the number of its runs."""
     stack, before = stacked.stack, stacked.kept()
     stack.drain()
@@ -225,13 +225,13 @@ def outlived(stacked: Stacked) -> Iterator[int]:
     # The node's key still opens its receipts, and only with the right block key does Prefect open its blocks.
     told = stack.outside("starloom", "receipts", stacked.submitted[0]["name"], "--json", env=stacked.key)
     assert json.loads(told)[0]["state"] == "ready"
-    wait_for("a run after the start", lambda: int(stack.sql("prefect", ENDED)) > runs, 180)
+    wait_for("a run after the start", lambda: int(stack.sql("prefect", ENDED)) > runs, goes_on_s)
 
 
 def test_down_and_up_again_keeps_everything(stacked: Stacked, clock: Clock) -> None:
     stack = stacked.stack
     ids = stack.sql("prefect", "SELECT id FROM automation ORDER BY id")
-    with outlived(stacked):
+    with outlived(stacked, 120):
         began = time.monotonic()
         stack.compose("down")
         stack.up()
@@ -243,7 +243,7 @@ def test_down_and_up_again_keeps_everything(stacked: Stacked, clock: Clock) -> N
 def test_an_upgrade_to_another_image_keeps_everything(stacked: Stacked, clock: Clock) -> None:
     stack = stacked.stack
     build(stack.engine, "cpu", NEXT, VERSION="9.9.9")
-    with outlived(stacked) as runs:
+    with outlived(stacked, 180) as runs:
         stack.take_image(NEXT)
         stack.up()
         clock.done("upgraded")
