@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from starloom import interruption
 from starloom.disk import is_full
 from starloom.errors import BadInput, StarloomError
 
@@ -28,6 +29,7 @@ def main(args: Sequence[str] | None = None) -> None:
     from starloom.cli.opening import close_all
     from starloom.telemetry import begin
 
+    interruption.listen()
     begin()
     words = list(sys.argv[1:] if args is None else args)
     try:

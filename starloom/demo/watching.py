@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlmodel import col, select
 
+from starloom import interruption
 from starloom.archive import Archive, frames
 from starloom.archive.models import Frame, Master, Mission, Product, Revision
 from starloom.errors import StarloomError
@@ -26,6 +27,7 @@ def wait_until(what: str, done: Callable[[], bool], timeout_s: float, say: Calla
     """
     deadline = time.monotonic() + timeout_s
     while not done():
+        interruption.check()
         if time.monotonic() > deadline:
             raise StarloomError(
                 f"{what}: not done after {timeout_s:.0f} s; {say()}",

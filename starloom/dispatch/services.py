@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from starloom import interruption
 from starloom.errors import StarloomError, Unavailable
 
 #: SeaweedFS takes 16 s to end when asked to.
@@ -166,6 +167,7 @@ class Service:
         """
         deadline = time.monotonic() + timeout_s
         while not ready():
+            interruption.check()
             _reap()
             if self.pid is None or time.monotonic() > deadline:
                 what = "ended" if self.pid is None else f"is not ready after {timeout_s:.0f} s"

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from starloom import interruption
 from starloom.disk import is_full
 from starloom.errors import BadInput, Conflict, StarloomError
 from starloom.frames import (
@@ -300,4 +301,5 @@ def wait_for_receipt(
             found = None
         if (found is not None and found.get("settled")) or time.monotonic() >= deadline:
             return found
+        interruption.check()
         time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))

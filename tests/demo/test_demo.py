@@ -101,12 +101,14 @@ def test_nothing_is_left_running(outcome: dict[str, Any], home: Path) -> None:
     assert set(Embedded(home).pids().values()) == {None}
 
 
-def test_an_interruption_leaves_nothing_behind(home: Path, outcome: dict[str, Any]) -> None:
+def test_an_interruption_leaves_nothing_behind(home: Path, outcome: dict[str, Any], tmp_path: Path) -> None:
     # The second run replaces the first one's folder, which a new home would not show.
     # A shell's background job ignores interrupts, and so would its children.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    said = tmp_path / "said.txt"
     try:
-        child = subprocess.Popen(command(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with said.open("wb") as output:
+            child = subprocess.Popen(command(home), stdout=output, stderr=output)
     finally:
         signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
@@ -116,7 +118,7 @@ def test_an_interruption_leaves_nothing_behind(home: Path, outcome: dict[str, An
         time.sleep(0.2)
     pids = [pid for pid in Embedded(home).pids().values() if pid is not None]
     child.send_signal(signal.SIGINT)
-    assert child.wait(timeout=300) == 130
+    assert child.wait(timeout=300) == 130, said.read_text()
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
