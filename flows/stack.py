@@ -13,6 +13,7 @@ from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from starloom.archive.claims import AlreadyClaimed, LeaseLost, MissionCancelled
+from starloom.dispatch.tile_workers import PATIENCE_S, count_workers
 from starloom.holding import PlanRef, StackRef, claimed
 from starloom.hub import current_hub
 from tasks.showing import Progress
@@ -72,11 +73,13 @@ def co_add(plans: list[PlanRef]) -> None:
 def tile_runner() -> TaskRunner[Any]:
     """Return who makes tiles: threads of this process, or the workers of a Dask cluster.
 
-    Dask gives the work of a worker that died to the others; tiles that are on disk are not made again.
+    Dask gives the work of a worker that died to the others; tiles that are on disk are not made again. A cluster
+    without workers would let the mission wait for ever, so it is given back, to be tried again.
     """
     settings = current_hub().settings
-    if settings.dask_scheduler is None:
+    if not settings.dask_scheduler:
         return ThreadPoolTaskRunner(max_workers=settings.stack_threads)
+    count_workers(settings.dask_scheduler, PATIENCE_S)
     from prefect_dask import DaskTaskRunner
 
     runner: TaskRunner[Any] = DaskTaskRunner(address=settings.dask_scheduler)

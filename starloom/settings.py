@@ -191,9 +191,9 @@ class Settings(BaseSettings):
     stack_threads: int = Field(default_factory=lambda: os.cpu_count() or 1)
     #: What the tiles of a stack may take of a process's memory, bytes; half of what is free where it is not said.
     stack_memory_bytes: int | None = Field(default=None, gt=0)
-    #: Address of a Dask scheduler whose workers make the tiles (they need ``home`` on a shared file system);
-    #: without one, threads of the run's own process do.
-    dask_scheduler: str | None = None
+    #: Address of a Dask scheduler whose workers make the tiles, ``tcp://host:8786`` or ``tls://host:8786`` (they
+    #: need ``home`` on a shared file system); without one, threads of the run's own process do.
+    dask_scheduler: str = Field(default="", pattern=r"^((tcp|tls)://\S+:\d+)?$")
 
     #: Imported star catalogues (``starloom refcat import``); the home's ``refcat`` by default.
     refcat_dir: Path = Path()

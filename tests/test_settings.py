@@ -47,7 +47,13 @@ def test_production_refuses_default_secrets(tmp_path: Path, secret: str) -> None
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("CHUNK_SIZE", "many"), ("ENVIRONMENT", "staging"), ("LEASE_S", ""), ("LAKE_RAW_LOCK_DAYS", "1.5")],
+    [
+        ("CHUNK_SIZE", "many"),
+        ("ENVIRONMENT", "staging"),
+        ("LEASE_S", ""),
+        ("LAKE_RAW_LOCK_DAYS", "1.5"),
+        ("DASK_SCHEDULER", "h:8786"),
+    ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str

@@ -11,6 +11,8 @@ from starloom.settings import WELL_KNOWN_SECRETS, Settings
 
 #: Bytes below which a machine of any size is as good as full: one stack's working folder.
 LEAST_FREE = 2e9
+#: Seconds for a Dask scheduler to answer and to have a worker.
+DASK_WAIT_S = 5.0
 
 
 def settings_are_safe(settings: Settings) -> str:
@@ -98,6 +100,15 @@ def blind_solver_is_there(settings: Settings) -> str:
     )
 
 
+def tiles_have_workers(settings: Settings) -> str:
+    """Ask a Dask scheduler how many workers it has, where one is set."""
+    from starloom.dispatch.tile_workers import count_workers
+
+    if not settings.dask_scheduler:
+        return "threads of each run"
+    return f"{count_workers(settings.dask_scheduler, DASK_WAIT_S)} at {settings.dask_scheduler}"
+
+
 GROUP = Group(
     "machine",
     Check("home", "State, logs and the work of stacks lie there.", home_takes_files),
@@ -109,5 +120,6 @@ GROUP = Group(
         ),
         Check("star catalogue", "Without one no frame is solved or measured.", catalogue_opens),
         Check("blind solver", "Frames with wrong or no coordinates stay unsolved without.", blind_solver_is_there),
+        Check("tile workers", "They make the tiles of every stack.", tiles_have_workers),
     ),
 )

@@ -12,6 +12,7 @@ from minio.versioningconfig import SUSPENDED, VersioningConfig
 from pydantic import SecretStr
 
 import starloom.doctor.archive
+import starloom.doctor.machine
 from starloom.archive import Archive
 from starloom.archive.models import Mission, StatusEvent
 from starloom.doctor import Finding, examine
@@ -128,10 +129,17 @@ def test_secrets_that_others_can_read_and_that_everybody_knows(tmp_path: Path) -
     findings = found(settings, "machine")
     assert levels(findings) | {"disk": "-", "blind solver": "-"} == {
         "home": "ok", "settings": "problem", "secrets": "problem", "disk": "-", "star catalogue": "ok",
-        "blind solver": "-",
+        "blind solver": "-", "tile workers": "ok",
     }  # fmt: skip
     settings.env_file.chmod(0o600)
     assert levels(found(settings, "machine"))["secrets"] == "ok"
+
+
+def test_a_dask_scheduler_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starloom.doctor.machine, "DASK_WAIT_S", 0.5)
+    finding = found(Settings(home=tmp_path, dask_scheduler="tcp://127.0.0.1:9"), "machine")["tile workers"]
+    assert (finding.level, finding.found[:47]) == ("problem", "the Dask scheduler tcp://127.0.0.1:9 does not a")
+    assert found(Settings(home=tmp_path), "machine")["tile workers"].level == "ok"
 
 
 def test_a_server_that_is_gone_is_one_finding(tmp_path: Path) -> None:

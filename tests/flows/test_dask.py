@@ -1,4 +1,4 @@
-"""Tiles on a Dask cluster: a worker that is killed costs its tiles, not the stack, and not a bit of it."""
+"""Tiles on a Dask cluster (TLS): a worker that is killed costs its tiles, not the stack, and not a bit of it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def kill_one_that_works(cluster: object, folder: Path, killed: list[int]) -> Non
 def test_a_killed_worker_costs_its_tiles_and_no_bit(
     hub: Hub, prefect_client: RunningPrefect, frames: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from distributed import LocalCluster
+    import dask
+    from distributed import LocalCluster, Security
 
     from flows.stack import co_add, tile_runner
 
@@ -75,7 +76,16 @@ def test_a_killed_worker_costs_its_tiles_and_no_bit(
     units = write_units(cut, folder, 4)
     assert len(units) > 8
     monkeypatch.setenv("PYTHONPATH", str(checkout()))
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    security = Security.temporary()
+    # What DASK_DISTRIBUTED__COMM__TLS__… say in the environment of a run.
+    certificates = {
+        "distributed.comm.tls.ca-file": security.tls_ca_file,
+        "distributed.comm.tls.client.cert": security.tls_client_cert,
+        "distributed.comm.tls.client.key": security.tls_client_key,
+    }
+    options = {"threads_per_worker": 1, "processes": True, "dashboard_address": None, "security": security}
+    with dask.config.set(certificates), LocalCluster(n_workers=2, **options) as cluster:
+        assert cluster.scheduler_address.startswith("tls://")
         monkeypatch.setattr(hub.settings, "dask_scheduler", cluster.scheduler_address)
         killed: list[int] = []
         watcher = Thread(target=kill_one_that_works, args=(cluster, folder, killed), daemon=True)

@@ -79,6 +79,22 @@ def test_every_service_is_bounded_restarted_and_of_an_image_that_can_be_named(re
     assert [image for image in images if not re.fullmatch(r'"\$\{\w+_IMAGE:-[\w./:-]+\}"', image)] == []
 
 
+def test_dask_is_there_for_jobs_alone_and_knows_no_secret(
+    resolved: dict[str, Any], variables: dict[str, str]
+) -> None:
+    for name in ("dask-scheduler", "dask-worker"):
+        service = resolved["services"][name]
+        assert service["profiles"] == ["dask"]
+        assert set(service["networks"]) == {"hub"}
+        assert "ports" not in service
+        assert not [secret for secret in variables.values() if len(secret) > 12 and secret in str(service)]
+    # Jobs and Dask's workers see one folder under one name.
+    work = "starloom-work:/home/starloom/.starloom/work"
+    assert resolved["volumes"]["work"]["name"] == "starloom-work"
+    assert work in resolved["services"]["worker"]["environment"]["STARLOOM_VOLUMES"]
+    assert work.replace("starloom-", "", 1) in str(resolved["services"]["dask-worker"]["volumes"])
+
+
 def test_no_job_shares_a_network_with_prefects_database(resolved: dict[str, Any]) -> None:
     members: dict[str, set[str]] = {}
     for name, service in resolved["services"].items():

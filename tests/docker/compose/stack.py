@@ -72,11 +72,11 @@ class Stack:
         self.compose("up", "--detach", "--no-color", *services)
         wait_for("the stack's health", lambda: set(self.health().values()) <= {"healthy", "running"}, 180)
 
-    def take_image(self, tag: str) -> None:
-        """Set STARLOOM_IMAGE in ``.env``, which is all that an upgrade changes."""
-        env = self.folder / ".env"
-        lines = [line for line in env.read_text().splitlines() if not line.startswith("STARLOOM_IMAGE=")]
-        env.write_text("\n".join([*lines, f"STARLOOM_IMAGE={tag}", ""]))
+    def say(self, file: str, name: str, value: str) -> None:
+        """Set a variable in ``.env`` or ``settings.env``, as an operator's editor does."""
+        path = self.folder / file
+        lines = [line for line in path.read_text().splitlines() if not line.startswith(f"{name}=")]
+        path.write_text("\n".join([*lines, f"{name}={value}", ""]))
 
     def lose(self, *volumes: str) -> None:
         """Remove volumes of a stack that is down."""

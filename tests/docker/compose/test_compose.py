@@ -19,6 +19,7 @@ from tests.docker.hub import wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.stack, pytest.mark.timeout(1800)]
 
 NEXT, BACKUPS = "starloom:next", "/home/starloom/backups"
+WORK = "/home/starloom/.starloom/work"
 ENDED = "SELECT count(*) FROM flow_run WHERE state_type = 'COMPLETED'"
 #: Prints the status that each URL answers with, or the name of the error; ``URL|Authorization``.
 ASK = """
@@ -207,6 +208,29 @@ def test_a_database_that_dies_comes_back_and_a_late_frame_is_stacked(stacked: St
     assert stacked.show()["products"][-1]["summary"]["n_frames"] == N_FRAMES + 1
 
 
+def test_a_dask_cluster_makes_the_tiles(stacked: Stacked, clock: Clock) -> None:
+    stack = stacked.stack
+    stack.say("settings.env", "STARLOOM_DASK_SCHEDULER", "tcp://dask-scheduler:8786")
+    stack.say(".env", "COMPOSE_PROFILES", "dask")
+    stack.up()
+
+    def workers() -> str:
+        findings = stack.starloom("doctor", "--only", "machine")["findings"]
+        (found,) = [finding["found"] for finding in findings if finding["check"] == "tile workers"]
+        return str(found)
+
+    assert workers() == "1 at tcp://dask-scheduler:8786"
+    clock.done("a Dask cluster")
+    stacked.submit(N_FRAMES + 2, N_FRAMES + 3)
+    revision = len(published(stacked.show())) + 1
+    stack.starloom("mission", "restack", MISSION)
+    stacked.wait_until_stacked(revision)
+    clock.done("stacked by it")
+    said = stack.engine.run("logs", stack.id_of("dask-worker"))
+    assert "tiles" in said
+    assert stack.engine.run("exec", stack.id_of("dask-worker"), "ls", f"{WORK}/{MISSION}") == ""
+
+
 @contextmanager
 def outlived(stacked: Stacked, goes_on_s: float) -> Iterator[int]:
     """Drain the hub, have the block stop and start it, and see that it goes on; yield the number of its runs."""
@@ -244,7 +268,7 @@ def test_an_upgrade_to_another_image_keeps_everything(stacked: Stacked, clock: C
     stack = stacked.stack
     build(stack.engine, "cpu", NEXT, VERSION="9.9.9")
     with outlived(stacked, 180) as runs:
-        stack.take_image(NEXT)
+        stack.say(".env", "STARLOOM_IMAGE", NEXT)
         stack.up()
         clock.done("upgraded")
         for service in ("prefect-api", "prefect-services", "relay", "worker", "watchdog"):
