@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[2] / "infra" / "kubernetes"
 OLDEST, NEWEST = "1.29", "1.37"
 DOCUMENTS = [
     pytest.param(document, id=f"{path.stem}-{document['kind']}-{document['metadata']['name']}")
-    for path in sorted(FOLDER.glob("*.yaml"))
+    for path in sorted([*FOLDER.glob("*.yaml"), FOLDER / "dask" / "dask.yaml"])
     if path.name != "kustomization.yaml"
     for document in yaml.safe_load_all(path.read_text(encoding="utf-8"))
 ]
@@ -59,10 +59,29 @@ def test_a_pod_has_no_rights_and_bounded_memory_and_knows_its_settings(document:
             "capabilities": {"drop": ["ALL"]},
         }
         assert "memory" in container["resources"]["limits"]
-        for source in container["envFrom"]:
+        for source in container.get("envFrom", []):
             assert next(iter(source.values()))["name"] in names
     for volume in spec.get("volumes", []):
         assert volume.get("secret", {}).get("secretName", "hub-secrets") in names
+
+
+def test_dask_shares_the_folder_of_stacks_with_the_runs_and_is_told_to_them() -> None:
+    said = yaml.safe_load((FOLDER / "dask" / "kustomization.yaml").read_text())
+    patch = yaml.safe_load((FOLDER / "dask" / "worker.yaml").read_text())
+    there = {(p.values[0]["kind"], p.values[0]["metadata"]["name"]): p.values[0] for p in DOCUMENTS}
+    worker, tiles = pod(there["Deployment", "worker"]), pod(there["Deployment", "dask-worker"])
+    assert (said["resources"], said["patches"]) == (["dask.yaml"], [{"path": "worker.yaml"}])
+    assert said["configMapGenerator"][0]["name"] == "hub-settings"
+    (literal,) = said["configMapGenerator"][0]["literals"]
+    address = literal.removeprefix("STARLOOM_DASK_SCHEDULER=")
+    assert address in tiles["containers"][0]["command"]
+    assert ("Service", address.removeprefix("tcp://").removesuffix(":8786")) in there
+    # The patch is for a pod that there is, and one folder has one name in both.
+    assert (patch["kind"], patch["metadata"]["name"]) in there
+    assert pod(patch)["containers"][0]["name"] == worker["containers"][0]["name"]
+    assert pod(patch)["containers"][0]["volumeMounts"] == tiles["containers"][0]["volumeMounts"]
+    assert pod(patch)["volumes"] == tiles["volumes"]
+    assert ("PersistentVolumeClaim", tiles["volumes"][0]["persistentVolumeClaim"]["claimName"]) in there
 
 
 def test_the_settings_exist() -> None:
