@@ -11,6 +11,7 @@ from starloom.dispatch.deploying import Say, register
 from starloom.dispatch.rest import PrefectApi
 from starloom.errors import Unavailable
 from starloom.lake import connect
+from starloom.refcat.shipped import tycho2
 from starloom.settings import Settings
 
 
@@ -33,6 +34,9 @@ def prepare_stores(settings: Settings, say: Say) -> None:
 def set_up(settings: Settings, env: Mapping[str, str], root: Path, say: Say, *, wait_s: float = 120.0) -> None:
     """Prepare archive, lake and Prefect that others run: one server (compose), or a cluster.
 
+    The star catalogue's store is made here, too, once for all that share its cache: it takes 0.8 GB for some
+    seconds, which a relay's container does not have when `starloom doctor` is called in it.
+
     Parameters
     ----------
     env
@@ -53,6 +57,8 @@ def set_up(settings: Settings, env: Mapping[str, str], root: Path, say: Say, *, 
     say("prefect: wait for an answer")
     _await(lambda: _ask_prefect(settings), wait_s)
     register(settings, env, root, say)
+    say("star catalogue: make its store")
+    tycho2(settings.refcat_cache)
 
 
 def _await(work: Callable[[], None], wait_s: float) -> None:

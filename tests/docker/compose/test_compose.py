@@ -72,6 +72,12 @@ def test_every_service_is_up_and_well(stack: Stack) -> None:
     assert {name for name, state in health.items() if state == "running"} == {"prefect-services", "watchdog"}
 
 
+def test_the_doctor_finds_no_problem(stack: Stack) -> None:
+    findings = stack.starloom("doctor")["findings"]
+    assert {finding["group"] for finding in findings} == {"machine", "archive", "lake", "prefect"}
+    assert [finding for finding in findings if finding["level"] == "problem"] == []
+
+
 def test_a_mission_from_submit_to_stack(stacked: Stacked) -> None:
     assert [row["state"] for row in stacked.submitted] == ["ready"] * N_FRAMES
     seen = stacked.show()
