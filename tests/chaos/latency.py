@@ -13,7 +13,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,6 @@ from tests.chaos.sky import add_mission
 
 #: No other run starts meanwhile.
 QUIET = {"STARLOOM_INGEST_INTERVAL_S": "3600", "STARLOOM_SWEEP_INTERVAL_S": "3600"}
-
-
-def wait_until(check: Callable[[], Any], timeout_s: float, site: Site) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := check()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(check)
-        site.look_after()
-        time.sleep(0.2)
-    return found
 
 
 def seconds(later: str, earlier: str | datetime) -> float:
@@ -60,7 +49,7 @@ def measure(site: Site, missions: int) -> dict[str, Any]:
                     mission,
                 )
 
-            event_id, claimed_at, published_at = wait_until(published, 300, site)[0]
+            event_id, claimed_at, published_at = site.wait_until(published, 300)[0]
             created_at, told_at = site.sql(
                 "SELECT created_at, published_at FROM status_event WHERE id = %s", event_id
             )[0]
@@ -73,7 +62,7 @@ def measure(site: Site, missions: int) -> dict[str, Any]:
                     (r for r in api.runs(DEPLOYMENT, states=("COMPLETED", "FAILED")) if r["id"] == wanted_id), None
                 )
 
-            needless = wait_until(ended, 120, site)
+            needless = site.wait_until(ended, 120)
             if needless["state_name"] != "AlreadyClaimed":
                 raise AssertionError(needless["state_name"])
             rows.append(

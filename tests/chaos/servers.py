@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,17 @@ class Site:
     def look_after(self) -> None:
         for program in self.programs.values():
             program.look_after()
+
+    def wait_until(self, check: Callable[[], Any], timeout_s: float) -> Any:
+        """Poll, with an eye on the programs, and return what was found; say what the relay says if nothing was."""
+        deadline = time.monotonic() + timeout_s
+        while not (found := check()):
+            if time.monotonic() > deadline:
+                said = self.programs["relay"].log.read_text(errors="replace").splitlines()[-20:]
+                raise TimeoutError("\n".join([f"{check} not within {timeout_s:.0f} s", *said]))
+            self.look_after()
+            time.sleep(0.2)
+        return found
 
     def kill(self, name: str, downtime_s: float, *, alone: bool = False) -> int:
         """Kill a program, or ``run``: one run's process, which nobody starts again but the hub itself."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,15 +33,6 @@ def site() -> Iterator[Site]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def wait_until(site: Site, check: Callable[[], bool], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not check():
-        logs = "\n".join(site.programs["relay"].log.read_text(errors="replace").splitlines()[-20:])
-        assert time.monotonic() < deadline, logs
-        site.look_after()
-        time.sleep(0.3)
-
-
 def status(site: Site, mission: str) -> str:
     return str(site.sql("SELECT status FROM mission WHERE id = %s", mission)[0][0])
 
@@ -64,10 +54,10 @@ def published(site: Site, mission: str) -> list[tuple[int, int]]:
 
 def test_a_server_that_goes_away_while_a_stack_is_made_costs_no_product_and_makes_no_second(site: Site) -> None:
     begin(site, "outage", 1)
-    wait_until(site, lambda: status(site, "outage") == "STACKING", 180)
+    site.wait_until(lambda: status(site, "outage") == "STACKING", 180)
     site.kill("prefect", OUTAGE_S)
-    wait_until(site, lambda: status(site, "outage") == "STACKED", OUTAGE_S + 300)
-    wait_until(site, site.programs["prefect"].ready, OUTAGE_S + 120)
+    site.wait_until(lambda: status(site, "outage") == "STACKED", OUTAGE_S + 300)
+    site.wait_until(site.programs["prefect"].ready, OUTAGE_S + 120)
     assert published(site, "outage") == [(1, 1)]
 
 
@@ -77,7 +67,7 @@ def test_without_any_automation_the_relay_makes_the_run_itself(site: Site) -> No
             api.delete_automation(automation["id"])
         assert api.automations() == []
     begin(site, "deaf", 2)
-    wait_until(site, lambda: status(site, "deaf") == "STACKED", 400)
+    site.wait_until(lambda: status(site, "deaf") == "STACKED", 400)
     assert published(site, "deaf") == [(1, 1)]
     ((attempts, note),) = site.sql(
         "SELECT publish_attempts, note FROM status_event WHERE mission_id = 'deaf' AND state = 'claimed'"
