@@ -184,7 +184,7 @@ def _keep_lease(hub: Hub, claim: claims.Claim, stop: threading.Event) -> None:
             claims.renew(hub.archive, claim, hub.settings.lease_s)
         except claims.LeaseLost as lost:
             log.warning("r%d epoch %d: %s", claim.n, claim.epoch, lost.message)
-            _spread(hub, claim, lost.message)
+            _spread(hub, claim, lost)
             return
         except StarloomError as error:
             # The archive may be back before the lease runs out; publish checks the epoch in any case.
@@ -193,20 +193,20 @@ def _keep_lease(hub: Hub, claim: claims.Claim, stop: threading.Event) -> None:
             log.exception("lease not renewed")
 
 
-def _spread(hub: Hub, claim: claims.Claim, why: str) -> None:
+def _spread(hub: Hub, claim: claims.Claim, lost: claims.LeaseLost) -> None:
     """Let the tasks of a lost claim stop: what they still make would be thrown away."""
     folder = _folder(hub, claim.mission_id, claim.n, claim.epoch)
     if folder.is_dir():
-        (folder / LOST).write_text(why, encoding="utf-8")
+        (folder / LOST).write_text(f"{lost.code}\n{lost.message}", encoding="utf-8")
 
 
 def check_held(folder: Path) -> None:
-    """Raise `LeaseLost` where the claim whose working folder this is has been lost."""
+    """Raise `LeaseLost`, or `MissionCancelled`, where the claim whose working folder this is has been lost."""
     try:
-        why = (folder / LOST).read_text(encoding="utf-8")
+        code, _, why = (folder / LOST).read_text(encoding="utf-8").partition("\n")
     except FileNotFoundError:
         return
-    raise claims.LeaseLost(why)
+    raise (claims.MissionCancelled if code == claims.MissionCancelled.code else claims.LeaseLost)(why)
 
 
 def workdir(hub: Hub, claim: ClaimRef) -> Path:

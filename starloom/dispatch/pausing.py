@@ -52,7 +52,7 @@ def paused(api: PrefectApi, pool: str) -> list[dict[str, Any]]:
     """Return what is paused: ``part``, ``since``, ``why``; without a reason where Prefect's pages were used."""
     said = dict(api.variable(REASONS) or {})
     nothing = {"since": None, "why": "paused in Prefect's pages"}
-    stopped = [part for part, name in SCHEDULED.items() if api.deployment(name)["paused"]]
+    stopped = [part for part, name in SCHEDULED.items() if _stands_still(api.deployment(name))]
     queues = {queue["name"]: queue for queue in api.queues(pool)}
     stopped += [part for part in QUEUED if queues.get(part, {}).get("is_paused")]
     found = [{"part": part, **(said.get(part) or nothing)} for part in stopped]
@@ -60,6 +60,11 @@ def paused(api: PrefectApi, pool: str) -> list[dict[str, Any]]:
     if known and known["is_paused"]:
         found.append({"part": f"pool {pool}", **nothing})
     return found
+
+
+def _stands_still(deployment: dict[str, Any]) -> bool:
+    """Return whether no schedule makes runs: Prefect's pages pause a deployment, or switch its schedules off."""
+    return bool(deployment["paused"]) or not any(schedule["active"] for schedule in deployment["schedules"])
 
 
 def wait_for_runs(api: PrefectApi, pool: str, timeout_s: float) -> None:
@@ -128,9 +133,18 @@ def _change(api: PrefectApi, pool: str, parts: Iterable[str], note: dict[str, st
     for part in _known(parts):
         if part in SCHEDULED:
             api.pause_deployment(SCHEDULED[part], paused=note is not None)
+            if note is None:
+                _switch_schedules_on(api, SCHEDULED[part])
         else:
             api.pause_queue(pool, part, paused=note is not None)
         said.pop(part, None)
         if note is not None:
             said[part] = note
     api.set_variable(REASONS, said)
+
+
+def _switch_schedules_on(api: PrefectApi, name: str) -> None:
+    deployment = api.deployment(name)
+    for schedule in deployment["schedules"]:
+        if not schedule["active"]:
+            api.update_schedule(deployment["id"], schedule["id"], {"active": True})

@@ -64,7 +64,9 @@ def explain(code: str, message: str, key: str) -> StarloomError:
             "class that answers at once.",
         )
     if code == "RequestTimeTooSkewed":
-        return LakeDenied(f"{key}: {message}", hint="This machine's clock is wrong: set it (NTP).")
+        return LakeDenied(
+            f"{key}: the lake refuses ({code}): {message}", hint="This machine's clock is wrong: set it (NTP)."
+        )
     if code in _DENIED:
         return LakeDenied(f"{key}: the lake refuses ({code}): {message}")
     if code in _EXISTS:

@@ -52,7 +52,7 @@ class ObjectMissing(StarloomError):
     """No object (or no such version of it) under this key."""
 
     code = "object-missing"
-    hint = "It was moved, deleted or never arrived; `starloom sweep` reconciles lake and archive."
+    hint = "It was moved, deleted or never arrived; `starloom reconcile` has made again what can be."
 
 
 class LakeDenied(StarloomError):

@@ -38,6 +38,15 @@ def test_what_is_paused_is_told_with_its_reason_and_goes_on_again(api: PrefectAp
     assert parts(api, pool) == {}
 
 
+def test_a_schedule_switched_off_in_prefects_pages_is_told_and_goes_on_again(api: PrefectApi, pool: str) -> None:
+    ingest = api.deployment("ingest/ingest")
+    api.update_schedule(ingest["id"], ingest["schedules"][0]["id"], {"active": False})
+    assert parts(api, pool) == {"ingest": "paused in Prefect's pages"}
+    pausing.resume(api, pool, ["ingest"])
+    assert parts(api, pool) == {}
+    assert [schedule["active"] for schedule in api.deployment("ingest/ingest")["schedules"]] == [True]
+
+
 def test_an_unknown_part_is_refused_and_changes_nothing(api: PrefectApi, pool: str) -> None:
     with pytest.raises(BadInput) as caught:
         pausing.pause(api, pool, ["stacks", "stack"], "typing")
@@ -76,7 +85,7 @@ def test_registering_anew_keeps_what_is_off(prefect_server: RunningPrefect, api:
     triggers = prefect_server.automation_ids("stack-mission/stack-mission")
     again = api.deployment("sweep/sweep")
     try:
-        assert set(parts(api, pool)) == {"ingest", "stacks", f"pool {pool}"}
+        assert set(parts(api, pool)) == {"ingest", "sweep", "stacks", f"pool {pool}"}
         assert api.deployment("tidy/tidy")["paused"] is False
         assert [schedule["active"] for schedule in again["schedules"]] == [False]
         assert (api.pool(pool) or {})["concurrency_limit"] == 7
@@ -84,6 +93,5 @@ def test_registering_anew_keeps_what_is_off(prefect_server: RunningPrefect, api:
     finally:
         api.update_pool(pool, {"is_paused": False, "concurrency_limit": None})
         pausing.resume(api, pool, ["all"])
-        api.update_schedule(again["id"], again["schedules"][0]["id"], {"active": True})
         for automation in triggers:
             api.enable_automation(automation, enabled=True)

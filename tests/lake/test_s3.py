@@ -18,6 +18,7 @@ from minio.error import S3Error
 
 from starloom.errors import BadInput, Conflict, StarloomError, Unavailable
 from starloom.lake import LakeDenied, ObjectMissing, connect, uploads, wire
+from starloom.lake.answers import explain
 from starloom.lake.s3 import S3Lake
 from starloom.settings import Settings
 
@@ -276,6 +277,13 @@ def test_a_wrong_secret_is_denied(seaweed_settings: Settings, tmp_path: Path, no
             assert not caught.value.retryable
             assert caught.value.hint
         lake.close()
+
+
+def test_a_clock_that_is_wrong_is_named_as_the_server_names_it() -> None:
+    error = explain("RequestTimeTooSkewed", "The difference … is too large.", "receipts/T1/x.json")
+    assert (error.code, error.retryable) == ("lake-denied", False)
+    assert "RequestTimeTooSkewed" in error.message
+    assert "clock" in error.hint
 
 
 def test_nobody_answers(seaweed_settings: Settings, tmp_path: Path) -> None:
