@@ -7,11 +7,12 @@ person's act, because the raw bucket is locked.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import logging
 import math
 import re
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,8 @@ from sqlmodel import Session, col, func, or_, select
 
 from starloom.archive.columns import UtcDateTime
 from starloom.archive.engine import database_now
-from starloom.archive.models import NOT_COPIED, Frame, RawCheck
+from starloom.archive.models import DAMAGED, NOT_COPIED, Frame, RawCheck
+from starloom.errors import Unavailable
 from starloom.frames import sha256_of
 from starloom.lake import Lake, ObjectMissing, connect
 from starloom.settings import Settings
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: What the store has and does not give: it has noticed the damage itself.
+UNREADABLE = "unreadable"
 #: ``tidy`` runs so often: each time, this part of a day's share is checked.
 RUNS_A_DAY = 24
 #: Objects that are asked for at once; so many that have no second copy are given one in a run.
@@ -92,13 +96,17 @@ def scrub(hub: Hub) -> dict[str, int]:
         share = share_of(session, hub.settings.scrub_days)
     for key, version in _due_objects(hub, share, with_copy=copy is not None):
         check, copied = check_object(hub.lake, copy, key, version)
+        damaged = check.alert
         with hub.archive.transaction() as session:
+            known = session.get(RawCheck, key)
+            if known is not None and known.detail == check.detail:
+                check.alert = known.alert  # what was found before is told once
             check.checked_at = database_now(session)
             session.merge(check)
         counts["raw_checked"] += 1
-        counts["raw_damaged"] += check.alert
+        counts["raw_damaged"] += damaged
         counts["raw_copied"] += copied
-        if check.alert:
+        if damaged:
             log.error("lake: %s is damaged: %s", key, check.detail)
         if time.monotonic() > until:
             break
@@ -106,7 +114,12 @@ def scrub(hub: Hub) -> dict[str, int]:
 
 
 def _due_objects(hub: Hub, share: int, *, with_copy: bool) -> Iterator[tuple[str, str | None]]:
-    """Yield key and version of the raw objects to be checked now; those yielded must be checked."""
+    """Yield key and version of the raw objects to be checked now; those yielded must be checked.
+
+    Those known to be damaged come every time, after the others: what was put back is confirmed within the hour.
+    """
+    with hub.archive.session() as session:
+        known = known_damaged(session)
     while share > 0:
         with hub.archive.session() as session:
             some = longest_unchecked(session, min(share, AT_ONCE))
@@ -116,6 +129,7 @@ def _due_objects(hub: Hub, share: int, *, with_copy: bool) -> Iterator[tuple[str
         with hub.archive.session() as session:
             some = not_copied(session)
         yield from some
+    yield from known
 
 
 def share_of(session: Session, days: int) -> int:
@@ -127,6 +141,18 @@ def longest_unchecked(session: Session, limit: int) -> list[tuple[str, str | Non
     """Return key and version of the raw objects that were checked the longest ago, or never."""
     oldest = select(RawCheck.key, RawCheck.version).order_by(col(RawCheck.checked_at), col(RawCheck.key))
     return list(session.exec(oldest.limit(limit)).all())
+
+
+def known_damaged(session: Session) -> list[tuple[str, str | None]]:
+    """Return the damaged raw objects with the version that frames read now, those longest unchecked first."""
+    keys = session.exec(
+        select(RawCheck.key).where(sql(DAMAGED)).order_by(col(RawCheck.checked_at)).limit(AT_ONCE)
+    ).all()
+    if not keys:  # no index leads from keys to frames
+        return []
+    pinned = select(Frame.raw_key, func.max(Frame.raw_version)).where(col(Frame.raw_key).in_(keys))
+    versions = dict(session.exec(pinned.group_by(col(Frame.raw_key))).all())
+    return [(key, versions.get(key)) for key in keys]
 
 
 def not_copied(session: Session) -> list[tuple[str, str | None]]:
@@ -190,24 +216,41 @@ def check_object(lake: Lake, copy: Lake | None, key: str, version: str | None) -
     """
     match = _HASH.search(key)
     wanted = match[1] if match else ""
-    copied, state, copy_state = False, "missing", None
-    with contextlib.suppress(ObjectMissing), lake.local_copy(key, version=version) as path:
-        state = _state(path, wanted)
-        if copy is not None and state == "ok" and copy.stat(key) is None:
+    copied, copy_state = False, None
+    with ExitStack() as files:
+        path, state = _fetched(files, lake, key, version, wanted)
+        if copy is not None and path is not None and state == "ok" and copy.stat(key) is None:
             copy.put_file(path, key, if_absent=True)
             copied = True
     if copy is not None:
-        copy_state = "missing"
-        with contextlib.suppress(ObjectMissing), copy.local_copy(key) as path:
-            copy_state = _state(path, wanted)
+        with ExitStack() as files:
+            _, copy_state = _fetched(files, copy, key, None, wanted)
     damaged = state != "ok" or copy_state not in (None, "ok")
     detail = None
     if damaged:
         detail = f"object: {state}; second copy: {copy_state or 'none is configured'}"
+    if state == UNREADABLE:
+        state = "missing"  # the column's word for what the store does not give; the detail says which
     return RawCheck(
         key=key, version=version, state=state, copy_state=copy_state, detail=detail, alert=damaged
     ), copied
 
 
-def _state(path: Path, wanted: str) -> str:
-    return "ok" if sha256_of(path) == wanted else "mismatch"
+def _fetched(files: ExitStack, lake: Lake, key: str, version: str | None, wanted: str) -> tuple[Path | None, str]:
+    """Bring an object for as long as `files` is open, and say how it compares with the hash.
+
+    A store may notice itself that bytes have changed, and answer with an error instead of them.
+    """
+    try:
+        path = files.enter_context(lake.local_copy(key, version=version))
+    except ObjectMissing:
+        return None, "missing"
+    except Unavailable as error:
+        lake.ping()  # of a lake that does not answer at all, nothing is known
+        log.warning("lake: %s cannot be read: %s", key, error.message)
+        return None, UNREADABLE
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return None, UNREADABLE
+    return path, "ok" if sha256_of(path) == wanted else "mismatch"

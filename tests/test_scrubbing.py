@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,8 +13,9 @@ from sqlmodel import select
 
 from starloom import scrubbing
 from starloom.archive.models import Frame, RawCheck
+from starloom.errors import Unavailable
 from starloom.hub import Hub
-from starloom.lake import keys
+from starloom.lake import Stored, keys
 from starloom.settings import Settings
 
 START = datetime(2026, 10, 8, 20, 30, tzinfo=UTC)
@@ -120,6 +122,58 @@ def test_damage_is_found_and_is_an_alarm(hub: Hub, harm: str, state: str) -> Non
     check = checks(hub)[key]
     assert (check.state, check.alert) == (state, True)
     assert check.detail == f"object: {state}; second copy: none is configured"
+
+
+def test_what_is_damaged_is_told_once_and_checked_every_time_until_it_is_put_back(hub: Hub) -> None:
+    keys_ = [file(hub, bytes([i])) for i in range(4)]
+    stored = hub.settings.home / "lake" / min(keys_)
+    good = stored.read_bytes()
+    stored.write_bytes(b"bad")
+    assert scrubbing.scrub(hub)["raw_damaged"] == 1
+    with hub.archive.transaction() as session:
+        session.get(RawCheck, min(keys_)).alert = False  # type: ignore[union-attr]  # told
+    assert scrubbing.scrub(hub) == {"raw_checked": 2, "raw_damaged": 1, "raw_copied": 0}
+    assert checks(hub)[min(keys_)].alert is False
+    stored.write_bytes(good)
+    assert scrubbing.scrub(hub) == {"raw_checked": 2, "raw_damaged": 0, "raw_copied": 0}
+    assert (checks(hub)[min(keys_)].state, checks(hub)[min(keys_)].detail) == ("ok", None)
+    assert scrubbing.scrub(hub)["raw_checked"] == 1
+
+
+def test_a_damaged_object_is_checked_in_the_version_that_its_frame_reads_now(hub: Hub) -> None:
+    key = file(hub, b"put back as a new version")
+    with hub.archive.transaction() as session:
+        session.exec(select(Frame)).one().raw_version = "damaged"
+    scrubbing.scrub(hub)
+    assert checks(hub)[key].state == "missing"
+    with hub.archive.transaction() as session:
+        session.exec(select(Frame)).one().raw_version = None
+    scrubbing.scrub(hub)
+    assert (checks(hub)[key].state, checks(hub)[key].version) == ("ok", None)
+
+
+def test_an_object_that_the_store_does_not_give_is_damaged_and_the_check_goes_on(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SeaweedFS compares a sum of its own, and answers InternalError instead of changed bytes."""
+    found = [file(hub, bytes([i])) for i in range(3)]
+    download = hub.lake.download
+
+    def refused(key: str, path: Path, *, version: str | None = None) -> Stored:
+        if key == min(found):
+            raise Unavailable(f"{key}: the lake answers InternalError", code="lake-unavailable")
+        return download(key, path, version=version)
+
+    monkeypatch.setattr(hub.lake, "download", refused)
+    monkeypatch.setattr(scrubbing, "RUNS_A_DAY", 1)
+    all_at_once = Hub(hub.settings.model_copy(update={"scrub_days": 1}), hub.lake, hub.archive)
+    assert scrubbing.scrub(all_at_once) == {"raw_checked": 3, "raw_damaged": 1, "raw_copied": 0}
+    check = checks(hub)[min(found)]
+    assert (check.state, check.alert) == ("missing", True)
+    assert check.detail == "object: unreadable; second copy: none is configured"
+    shutil.rmtree(hub.settings.home / "lake")
+    with pytest.raises(Unavailable):
+        scrubbing.scrub(all_at_once)
 
 
 def test_the_second_copy_is_made_and_checked(hub: Hub, tmp_path: Path) -> None:

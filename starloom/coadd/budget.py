@@ -84,7 +84,7 @@ def choose_layout(plan: StackPlan, margin_px: int) -> Layout:
     raise BadInput(
         f"{len(frames)} frames need at least {least / 1e9:.2f} GB, and the budget is {budget / 1e9:.2f} GB",
         code="memory-too-small",
-        hint=f"Give --memory {enough / 1e9:.1f}GB or more; of a hub, STARLOOM_STACK_MEMORY_BYTES={enough} or more.",
+        hint=f"Give --memory {enough / 1e9:.1f}GB or more; of a hub, STARLOOM_STACK_MEMORY_BYTES={enough}.",
     )
 
 
