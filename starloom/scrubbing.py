@@ -145,14 +145,20 @@ def longest_unchecked(session: Session, limit: int) -> list[tuple[str, str | Non
 
 def known_damaged(session: Session) -> list[tuple[str, str | None]]:
     """Return the damaged raw objects with the version that frames read now, those longest unchecked first."""
-    keys = session.exec(
-        select(RawCheck.key).where(sql(DAMAGED)).order_by(col(RawCheck.checked_at)).limit(AT_ONCE)
-    ).all()
-    if not keys:  # no index leads from keys to frames
-        return []
-    pinned = select(Frame.raw_key, func.max(Frame.raw_version)).where(col(Frame.raw_key).in_(keys))
-    versions = dict(session.exec(pinned.group_by(col(Frame.raw_key))).all())
-    return [(key, versions.get(key)) for key in keys]
+    damaged = select(RawCheck.key).where(sql(DAMAGED)).order_by(col(RawCheck.checked_at)).limit(AT_ONCE)
+    return [(key, _version_now(session, key)) for key in session.exec(damaged).all()]
+
+
+def _version_now(session: Session, key: str) -> str | None:
+    """Return the version of a raw object that its frame reads; None: the newest.
+
+    No index leads from keys to frames, but one from node and start, which stand in the key.
+    """
+    _, node, day, _ = key.split("/")
+    begin = datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC)
+    active = (Frame.disposition == "active", col(Frame.pixel_digest).is_not(None), Frame.node_id == node)
+    that_day = (col(Frame.start_utc) >= begin, col(Frame.start_utc) < begin + timedelta(days=1))
+    return session.exec(select(func.max(Frame.raw_version)).where(*active, *that_day, Frame.raw_key == key)).one()
 
 
 def not_copied(session: Session) -> list[tuple[str, str | None]]:
