@@ -103,8 +103,12 @@ def show(mission: MissionId, json: JsonOption = False) -> None:
     if detail["mission"]["failure_hint"]:
         say(f"→ {detail['mission']['failure_hint']}")
     emit_rows(detail["frames"], ["state", "count"], as_json=False, title="Frames", empty="No frame has come yet.")
-    revisions = [{**row, "reason": (row["error"] or {}).get("code")} for row in detail["revisions"]]
-    columns = ["n", "epoch", "status", "claimed_at", "published_at", "reason"]
+    errors = [row["error"] or {} for row in detail["revisions"]]
+    revisions = [
+        {**row, "reason": error.get("code"), "message": error.get("message")}
+        for row, error in zip(detail["revisions"], errors, strict=True)
+    ]
+    columns = ["n", "epoch", "status", "claimed_at", "published_at", "reason", "message"]
     emit_rows(revisions, columns, as_json=False, title="Revisions")
     products = [{**row, **_pick(row["summary"])} for row in detail["products"]]
     columns = ["n", "band", "pointing", "track", "used", "exposure_s", "sci_key"]

@@ -92,6 +92,12 @@ class Connection:
             time.sleep(pause_s)
         if answer.status_code >= 500:
             raise Unavailable(f"Prefect at {self.url} answered {answer.status_code}", code="prefect-unavailable")
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            raise StarloomError(
+                f"Prefect refused {method} {path}: 401, not with this password",
+                code="prefect-refused",
+                hint="Set STARLOOM_PREFECT_API_AUTH_STRING to what the server was started with.",
+            )
         if answer.status_code >= 400:
             raise StarloomError(
                 f"Prefect refused {method} {path}: {answer.status_code} {answer.text[:300]}",

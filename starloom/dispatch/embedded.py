@@ -29,6 +29,8 @@ SERVICES = ("lake", "prefect", "worker", "relay")
 #: Runs that the embedded worker takes at once, at least: upkeep must find a place beside a batch and a stack.
 MIN_RUNS = 4
 DAY_S = 86_400
+#: With what Prefect's server encrypts blocks; read from its environment alone, or else one of its own making.
+ENCRYPTION_KEY = "PREFECT_SERVER_ENCRYPTION_KEY"
 
 Say = Callable[[str], None]
 
@@ -167,7 +169,7 @@ class Embedded:
             say(f"prefect: start server on {url}")
             service.start(
                 python("prefect", "server", "start", "--host", host, "--port", str(port)),
-                program_environment(settings, checkout()),
+                server_environment(settings, checkout()),
                 cwd=self.home,
             )
         with PrefectApi.from_settings(settings) as api:
@@ -219,6 +221,12 @@ def program_environment(settings: Settings, root: Path) -> dict[str, str]:
     if auth := settings.prefect_api_auth_string.get_secret_value():
         env |= {"PREFECT_API_AUTH_STRING": auth, "PREFECT_SERVER_API_AUTH_STRING": auth}
     return env
+
+
+def server_environment(settings: Settings, root: Path) -> dict[str, str]:
+    """Return the environment of the embedded Prefect server, with `ENCRYPTION_KEY` where ours has it."""
+    key = os.environ.get(ENCRYPTION_KEY)
+    return program_environment(settings, root) | ({ENCRYPTION_KEY: key} if key else {})
 
 
 def stop_containers(settings: Settings) -> None:

@@ -208,3 +208,11 @@ def test_programs_get_a_clean_prefect_environment(tmp_path: Path, monkeypatch: p
     assert env["PREFECT_API_URL"] == "http://127.0.0.1:1/api"
     assert env["PREFECT_RESULTS_PERSIST_BY_DEFAULT"] == "false"
     assert env["PREFECT_LOGGING_EXTRA_LOGGERS"] == "starloom"
+
+
+def test_the_server_alone_gets_the_key_of_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(tmp_path)
+    assert embedded.ENCRYPTION_KEY not in embedded.server_environment(settings, tmp_path)
+    monkeypatch.setenv(embedded.ENCRYPTION_KEY, "an operator's")
+    assert embedded.server_environment(settings, tmp_path)[embedded.ENCRYPTION_KEY] == "an operator's"
+    assert embedded.ENCRYPTION_KEY not in embedded.program_environment(settings, tmp_path)

@@ -74,4 +74,5 @@ def test_the_hub_knows_the_password_and_says_when_it_is_wrong(guarded: Settings,
     with PrefectApi(guarded.prefect_api_url, "starloom:wrong") as stranger, pytest.raises(StarloomError) as caught:
         stranger.automations()
     assert "401" in caught.value.message
+    assert "STARLOOM_PREFECT_API_AUTH_STRING" in caught.value.hint
     assert "correct-horse" not in str(caught.value.as_dict())
