@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from starloom.archive import claims, dispositions
+from starloom.archive import claims, dispositions, giving_back
 from starloom.archive.models import Frame, Mission, Photometry, Solution, StatusEvent
 from starloom.hub import Hub
 from starloom.lake import keys
@@ -83,6 +83,17 @@ def test_a_mission_is_stacked_again_with_a_reason_and_compared(run: Any, hub: Hu
     assert "Frames that are the same: 1." in shown.out
     assert "exposure_s" in shown.out
     assert run("mission", "diff", "nobody", "--json").error["code"] == "unknown-mission"
+
+
+def test_a_failed_attempt_says_what_it_met(run: Any, hub: Hub) -> None:
+    add_ready(hub, "a")
+    run("mission", "complete", "550")
+    claim = claims.claim(hub.archive, "550", newest_event(hub).id or 0, "test", 60)
+    met = {"code": "memory-too-small", "message": "2 frames need at least 0.25 GB", "hint": "", "retryable": False}
+    giving_back.fail(hub.archive, claim, met, fatal=True, budget=hub.budget)
+    told = run("mission", "show", "550").out
+    assert "memory-too-small" in told
+    assert "at least 0.25 GB" in told
 
 
 def test_frames_are_requeued_by_condition_and_their_tries_shown(run: Any, hub: Hub) -> None:
