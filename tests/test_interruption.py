@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 LOST = """
-import signal, sys
+import signal
 from starloom import interruption
 from starloom.demo.watching import wait_until
 
@@ -14,6 +14,7 @@ class Finalized:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would be born deaf
 interruption.listen()
 try:
     Finalized()

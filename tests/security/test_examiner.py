@@ -116,12 +116,12 @@ def test_a_file_that_keeps_it_busy_is_cut_off() -> None:
 def test_a_file_that_fills_its_memory_is_refused(start: Starter, tmp_path: Path) -> None:
     path = tmp_path / "wide.fits"
     rng = np.random.default_rng(1)
-    fits.PrimaryHDU(rng.integers(0, 9999, (3000, 3000), dtype=np.int16)).writeto(path)
+    fits.PrimaryHDU(rng.integers(0, 9999, (6000, 6000), dtype=np.int16)).writeto(path)
     examiner = start(bytes_per_pixel=0, memory_bytes=220 << 20)
     refused = refusal(examiner, path)
     assert (refused.code, "memory" in refused.message) == ("hostile-file", True)
     assert examiner.examine(tres1_frames()[0]).info.dtype == "uint16"
-    assert start().examine(path).info.shape == (3000, 3000)  # a large frame gets what a large frame needs
+    assert start().examine(path).info.shape == (6000, 6000)  # a large frame gets what a large frame needs
 
 
 def test_it_knows_no_secret(monkeypatch: pytest.MonkeyPatch, start: Starter) -> None:
