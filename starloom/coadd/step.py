@@ -69,7 +69,8 @@ def bind_and_plan(hub: Hub, claim: ClaimRef) -> list[PlanRef]:
         raise StarloomError(
             f"mission {claim.mission_id} has no usable frame",
             code=NO_FRAMES,
-            hint="`starloom frames list --mission` says why each was refused; requeue them or send better ones.",
+            hint=f"`starloom frames list --mission {claim.mission_id}` says why each was refused; requeue them or "
+            "send better ones.",
         )
     if claims.settle_unchanged(hub.archive, claim.claim()):
         return []

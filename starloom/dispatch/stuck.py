@@ -14,6 +14,7 @@ from starloom.archive import dispositions, events
 from starloom.archive.claims import HELD
 from starloom.archive.engine import database_now
 from starloom.archive.models import DAMAGED, WAITING, Frame, Mission, RawCheck, Revision
+from starloom.archive.staleness import NO_FRAMES
 from starloom.dispatch.relay import EVENTS_FIRST
 from starloom.dispatch.rest import PrefectApi
 
@@ -94,7 +95,9 @@ def _failed_missions(session: Session) -> list[dict[str, Any]]:
             mission.id,
             mission.status_changed_at,
             f"{mission.failure_code}: {mission.failure_hint}",
-            f"nothing by itself: mend it, then `starloom mission restack {mission.id}`",
+            "`sweep` opens it again once a frame is READY and all is quiet"
+            if mission.failure_code == NO_FRAMES
+            else f"nothing by itself: mend it, then `starloom mission restack {mission.id}`",
         )
         for mission in found
     ]

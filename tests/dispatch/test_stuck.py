@@ -60,14 +60,22 @@ def test_a_mission_in_hand_says_by_whom_and_until_when(archive: Archive) -> None
 
 def test_what_needs_a_person_says_so(archive: Archive) -> None:
     with archive.transaction() as session:
-        session.add(Mission(id="f", status="FAILED", failure_code="no-usable-frames", failure_hint="Send some."))
+        session.add(Mission(id="f", status="FAILED", failure_code="object-missing", failure_hint="Make it again."))
         session.add(
             RawCheck(key="raw/x", state="ok", copy_state="mismatch", detail="object: ok; second copy: mismatch")
         )
     told = rows(archive)
-    assert told["failed mission"]["why"] == "no-usable-frames: Send some."
+    assert told["failed mission"]["why"] == "object-missing: Make it again."
     assert told["failed mission"]["next"] == "nothing by itself: mend it, then `starloom mission restack f`"
     assert told["raw object"]["why"] == "object: ok; second copy: mismatch"
+
+
+def test_a_mission_without_frames_opens_again_by_itself_and_that_is_said(archive: Archive) -> None:
+    with archive.transaction() as session:
+        session.add(Mission(id="f", status="FAILED", failure_code="no-usable-frames", failure_hint="Send some."))
+    assert (
+        rows(archive)["failed mission"]["next"] == "`sweep` opens it again once a frame is READY and all is quiet"
+    )
 
 
 def test_frames_are_counted_by_step_and_reason(archive: Archive, mission: str) -> None:
