@@ -45,8 +45,9 @@ def compare(
     chosen = {revision.n: revision for revision in known if revision.n in (first, last)}
     if len(chosen) < 2:
         have = ", ".join(f"r{n}" for n in numbers) or "none"
+        asked = " and ".join(f"r{n}" for n in (first, last) if n) or "two"
         raise BadInput(
-            f"mission {mission_id} has no two revisions r{first} and r{last} to compare; published: {have}",
+            f"mission {mission_id} has no two revisions to compare: asked for {asked}, published {have}",
             code="no-such-revision",
             hint="Give two of those that are published with --from and --to.",
         )

@@ -115,7 +115,11 @@ def explained(key: str) -> Iterator[None]:
             hint="Check STARLOOM_LAKE_ENDPOINT: it must be the S3 API, not a console or another service.",
         ) from error
     except (urllib3.exceptions.HTTPError, botocore.exceptions.BotoCoreError, aiohttp.ClientError) as error:
-        raise Unavailable(f"{key}: the lake does not answer: {error}", code="lake-unavailable") from error
+        raise Unavailable(
+            f"{key}: the lake does not answer: {error}",
+            code="lake-unavailable",
+            hint="Does this machine reach STARLOOM_LAKE_ENDPOINT (name, firewall, certificate), and is it up there?",
+        ) from error
     except OSError as error:
         raise _from_s3fs(error, key) from error
     except ValueError as error:

@@ -304,6 +304,7 @@ def test_nobody_answers(seaweed_settings: Settings, tmp_path: Path) -> None:
             attempt()
         assert caught.value.code == "lake-unavailable"
         assert caught.value.retryable
+        assert "STARLOOM_LAKE_ENDPOINT" in caught.value.hint
     lake.close()
 
 
