@@ -118,7 +118,7 @@ def explained(key: str) -> Iterator[None]:
         raise Unavailable(
             f"{key}: the lake does not answer: {error}",
             code="lake-unavailable",
-            hint="Does this machine reach STARLOOM_LAKE_ENDPOINT (name, firewall, certificate), and is it up there?",
+            hint="Does this machine reach STARLOOM_LAKE_ENDPOINT (name, firewall, certificate), and is it up?",
         ) from error
     except OSError as error:
         raise _from_s3fs(error, key) from error
