@@ -20,6 +20,7 @@ from starloom.errors import BadInput, StarloomError
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; errors raised on purpose become one clear message and an exit code."""
+    interruption.listen()  # before the imports, in which an interruption is most often dropped
     # A command imports a hundred thousand objects that stay; looking through them for garbage again and again took
     # 0.3 s of a stack of twelve frames.
     gc.set_threshold(50_000, 20, 20)
@@ -29,7 +30,6 @@ def main(args: Sequence[str] | None = None) -> None:
     from starloom.cli.opening import close_all
     from starloom.telemetry import begin
 
-    interruption.listen()
     begin()
     words = list(sys.argv[1:] if args is None else args)
     try:
